@@ -1,0 +1,167 @@
+"""Augmentation as a function of (seed, epoch, index): the same sample in any worker, process, order or resumed run."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance
+from torch import Generator, Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+def sample_generator(seed: int, epoch: int, index: int, purpose: str) -> Generator:
+    """A CPU generator that depends on nothing but its arguments.
+
+    Args:
+        seed: of the run.
+        epoch: number of passes over the data before this one.
+        index: of the sample in the dataset.
+        purpose: e.g. `view` or `mask`; different purposes draw independently.
+    """
+    # Hashed, because torch keeps 32 bits of a seed: a sum or a shift of the three would give neighbours one stream.
+    digest = hashlib.blake2b(f"{seed}/{epoch}/{index}/{purpose}".encode(), digest_size=8).digest()
+    return Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """RGB image -> normalised tensor.
+
+    With `train`: a random crop of `crop_scale` of the area and `crop_ratio` width / height, resized to `image_size`
+    (Inception's crop, Szegedy et al. 2015, arXiv:1409.4842, section 6; ten tries, then the largest centred crop),
+    a horizontal flip, and colour jitter. Without: the centred crop that remains when the image is resized until it
+    just covers `image_size / crop_fraction`.
+
+    Attributes:
+        image_size: of the output in pixels, side or (height, width).
+        train: random or deterministic.
+        crop_scale: range of the crop's share of the area; 0.67 is SparK's (arXiv:2301.03580), which masks already.
+        crop_ratio: range of the crop's width / height, drawn log-uniformly.
+        flip_probability: of a horizontal flip.
+        color_jitter: s scales brightness, contrast and saturation, in this order, by factors from [1 - s, 1 + s].
+        image_mean: of the channels, for pixels in [0, 1].
+        image_std: of the channels, for pixels in [0, 1].
+        interpolation: one of `INTERPOLATIONS`.
+        crop_fraction: share of the resized image's side that an evaluation crop keeps: 1 for small images, often
+            0.875 for 224 pixels.
+    """
+
+    image_size: int | tuple[int, int]
+    train: bool
+    crop_scale: tuple[float, float] = (0.67, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip_probability: float = 0.5
+    color_jitter: float = 0.0
+    image_mean: tuple[float, float, float] = IMAGENET_MEAN
+    image_std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: str = "bicubic"
+    crop_fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise ValueError(f"image_size is {self.image_size}, but it must be at least 1 pixel.")
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f"interpolation is {self.interpolation!r}: choose from {', '.join(INTERPOLATIONS)}.")
+        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(f"crop_scale is {self.crop_scale}, but it must be a rising pair in (0, 1].")
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError(f"crop_ratio is {self.crop_ratio}, but it must be a rising pair above 0.")
+        if not 0 <= self.flip_probability <= 1:
+            raise ValueError(f"flip_probability is {self.flip_probability}, but it must be in [0, 1].")
+        if not 0 <= self.color_jitter <= 1:
+            raise ValueError(f"color_jitter is {self.color_jitter}, but it must be in [0, 1].")
+        if not len(self.image_mean) == len(self.image_std) == 3:
+            raise ValueError(
+                f"image_mean is {self.image_mean} and image_std {self.image_std}, but RGB needs 3 of each."
+            )
+        if not 0 < self.crop_fraction <= 1:
+            raise ValueError(f"crop_fraction is {self.crop_fraction}, but it must be in (0, 1].")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the output in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else tuple(self.image_size)
+
+    @property
+    def min_decoded_side(self) -> int:
+        """Sides (pixels) below which an image would be enlarged after its crop; see `decode_image`."""
+        if not self.train:
+            return math.ceil(max(self.size) / self.crop_fraction)
+        narrowest = min(self.crop_ratio[0], 1 / self.crop_ratio[1])
+        return math.ceil(max(self.size) / math.sqrt(self.crop_scale[0] * narrowest))
+
+    def __call__(self, image: Image.Image, generator: Generator | None = None) -> Tensor:
+        """Transform one image.
+
+        Args:
+            image: RGB.
+            generator: source of everything random; needed if `train`.
+
+        Returns:
+            (3, height, width) float32.
+
+        Raises:
+            ValueError: `train` without a generator.
+        """
+        height, width = self.size
+        resample = INTERPOLATIONS[self.interpolation]
+        if not self.train:
+            # The crop is cut while resizing: resizing all of a long narrow image first could take any memory.
+            box = self.center_box(image.width, image.height)
+            return self.normalize(image.resize((width, height), resample, box=box))
+        if generator is None:
+            raise ValueError(
+                "A training transform needs a generator: pass sample_generator(seed, epoch, index, 'view')."
+            )
+        image = image.crop(self.random_box(image.width, image.height, generator)).resize((width, height), resample)
+        if torch.rand((), generator=generator) < self.flip_probability:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if self.color_jitter:
+            for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+                factor = _uniform(1 - self.color_jitter, 1 + self.color_jitter, generator)
+                image = enhance(image).enhance(factor)
+        return self.normalize(image)
+
+    def random_box(self, width: int, height: int, generator: Generator) -> tuple[int, int, int, int]:
+        """Draw a crop (left, top, right, bottom), in pixels, of an image of `width` x `height`."""
+        for _ in range(10):
+            area = width * height * _uniform(*self.crop_scale, generator)
+            ratio = math.exp(_uniform(math.log(self.crop_ratio[0]), math.log(self.crop_ratio[1]), generator))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                left = int(torch.randint(width - w + 1, (), generator=generator))
+                top = int(torch.randint(height - h + 1, (), generator=generator))
+                return left, top, left + w, top + h
+        ratio = min(max(width / height, self.crop_ratio[0]), self.crop_ratio[1])
+        w, h = max(1, min(width, round(height * ratio))), max(1, min(height, round(width / ratio)))
+        left, top = (width - w) // 2, (height - h) // 2
+        return left, top, left + w, top + h
+
+    def center_box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """The evaluation crop (left, top, right, bottom), in pixels, of an image of `width` x `height`."""
+        scale = max(self.size[0] / height, self.size[1] / width) / self.crop_fraction
+        w, h = min(width, self.size[1] / scale), min(height, self.size[0] / scale)
+        left, top = (width - w) / 2, (height - h) / 2
+        return left, top, left + w, top + h
+
+    def normalize(self, image: Image.Image) -> Tensor:
+        """RGB image -> (3, H, W) float32, `(pixel / 255 - mean) / std`."""
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.image_mean, self.image_std))
+        return pixels.sub_(mean).div_(std)
+
+
+def _uniform(low: float, high: float, generator: Generator) -> float:
+    return low + (high - low) * torch.rand((), generator=generator, dtype=torch.float64).item()

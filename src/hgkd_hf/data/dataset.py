@@ -1,0 +1,269 @@
+"""Samples of distillation: a view of an image and the cells of it that the student does not see."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+import torch
+import torch.utils.data
+from datasets.distributed import split_dataset_by_node
+from PIL import Image
+from torch import Tensor
+
+from hgkd_hf.data.augment import ImageTransform, sample_generator
+from hgkd_hf.data.decode import CorruptImageError, decode_image
+from hgkd_hf.data.load import ImageSource
+from hgkd_hf.masking import num_visible_cells, random_cell_mask
+
+logger = logging.getLogger(__name__)
+
+# So many broken images in a row are no accident of the data but a wrong column or a lost disk.
+MAX_TRIES = 32
+_COUNTER_SLOTS = 1024
+
+
+class _Samples:
+    """What the map-style and the streaming dataset share: the sample, the epoch, and the record of bad images."""
+
+    _streams = False
+
+    def __init__(
+        self,
+        source: ImageSource,
+        transform: ImageTransform,
+        *,
+        seed: int,
+        cell_grid: tuple[int, int] | None,
+        mask_ratio: float,
+        return_labels: bool = False,
+        skipped_log: str | os.PathLike[str] | None = None,
+    ) -> None:
+        if (source.num_rows is None) != self._streams:
+            fitting, flag = (
+                ("DistillationDataset", "set") if self._streams else ("StreamingDistillationDataset", "drop")
+            )
+            is_streamed = "is not" if self._streams else "is"
+            raise ValueError(f"{source.name!r} {is_streamed} streamed: use {fitting}, or {flag} --streaming.")
+        if return_labels and source.label_column is None:
+            raise ValueError(f"{source.name!r} has no labels: name their column with --label_column.")
+        if cell_grid is not None:
+            num_visible_cells(cell_grid, mask_ratio)  # refuses a wrong ratio here rather than in a worker
+        self.source = source
+        self.transform = transform
+        self.seed = seed
+        self.cell_grid = cell_grid
+        self.mask_ratio = mask_ratio
+        self.return_labels = return_labels
+        self.skipped_log = skipped_log
+        columns = [source.image_column] + ([source.label_column] if return_labels else [])
+        self.rows = source.dataset.select_columns(columns)  # an unused mask or caption column need not be read
+        # Shared memory: workers that live through epochs see the new epoch, and their counts are seen here. One slot
+        # a worker, since an addition by two of them to one slot could lose a count.
+        self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+        self._skipped = torch.zeros(_COUNTER_SLOTS, dtype=torch.int64).share_memory_()
+        self._named: set[int] = set()
+
+    @property
+    def num_skipped(self) -> int:
+        """How often a bad image was met, in all workers of this process, since the dataset was built."""
+        return int(self._skipped.sum())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of all samples read from now on, in workers that are running too."""
+        self._epoch[0] = epoch
+
+    def _decode(self, row: dict, index: int) -> Image.Image:
+        value = row[self.source.image_column]
+        return decode_image(value, min_side=self.transform.min_decoded_side, name=f"row {index}")
+
+    def _sample(self, image: Image.Image, row: dict, index: int, key: int, epoch: int) -> dict[str, Tensor | int]:
+        sample = {"pixel_values": self.transform(image, sample_generator(self.seed, epoch, key, "view"))}
+        if self.cell_grid is not None:
+            generator = sample_generator(self.seed, epoch, key, "mask")
+            sample["bool_masked_pos"] = random_cell_mask(self.cell_grid, self.mask_ratio, generator)
+        sample["sample_index"] = index
+        if self.return_labels:
+            sample["labels"] = int(row[self.source.label_column])
+        return sample
+
+    def _skip(self, index: int, row: dict, error: CorruptImageError) -> None:
+        """Count a bad image; the first time in this process, say which."""
+        worker = torch.utils.data.get_worker_info()
+        self._skipped[0 if worker is None else 1 + worker.id % (_COUNTER_SLOTS - 1)] += 1
+        if index in self._named:
+            return
+        self._named.add(index)
+        logger.warning("Skipped: %s", error)
+        if self.skipped_log is not None:
+            value = row[self.source.image_column]
+            path = (value or {}).get("path") or "-"
+            with open(self.skipped_log, "a", encoding="utf-8") as file:
+                file.write(f"{index}\t{path}\t{error}\n")
+
+
+class DistillationDataset(_Samples, torch.utils.data.Dataset):
+    """Map-style samples; sample i is a function of (seed, epoch, i) alone.
+
+    A sample is a dict of `pixel_values` (3, H, W) float32; `bool_masked_pos` (gh, gw) bool, True = hidden (if there
+    is a cell grid); `sample_index`, the row; and `labels`, the class (if asked for).
+
+    A row whose image cannot be decoded is replaced by the next that can (its image, label and `sample_index`, with
+    the crop and mask of the row asked for, so that the two views differ). It is counted in `num_skipped`, named once
+    per process in the log, and written as `row <tab> path <tab> reason` to `skipped_log`.
+
+    Args:
+        source: rows, not streaming.
+        transform: image -> `pixel_values`.
+        seed: of crops, flips, colours and masks.
+        cell_grid: (gh, gw) cells of a mask, or None for no masks.
+        mask_ratio: share of the cells that are hidden.
+        return_labels: add `labels`.
+        skipped_log: text file that names bad samples, appended to.
+
+    Raises:
+        ValueError: the source streams, or labels are asked of a source without.
+    """
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor | int]:
+        """Read a sample.
+
+        Raises:
+            IndexError: no such row.
+            CorruptImageError: this row and the next 31 are all bad.
+        """
+        index = range(len(self))[index]
+        for step in range(min(MAX_TRIES, len(self))):
+            current = (index + step) % len(self)
+            row = self.rows[current]
+            try:
+                image = self._decode(row, current)
+            except CorruptImageError as error:
+                self._skip(current, row, error)
+                last = error
+            else:
+                return self._sample(image, row, current, index, int(self._epoch))
+        raise _all_bad(self.source, last)
+
+
+class EvaluationDataset(DistillationDataset):
+    """Deterministic labelled samples, for kNN and probes: `pixel_values`, `labels`, `sample_index`.
+
+    Raises:
+        ValueError: the transform is a training one, the source streams, or it has no labels.
+    """
+
+    def __init__(
+        self, source: ImageSource, transform: ImageTransform, *, skipped_log: str | os.PathLike[str] | None = None
+    ) -> None:
+        if transform.train:
+            raise ValueError("An evaluation must not be random: build its ImageTransform with train=False.")
+        fixed = {"seed": 0, "cell_grid": None, "mask_ratio": 0.0, "return_labels": True}
+        super().__init__(source, transform, **fixed, skipped_log=skipped_log)
+
+
+class StreamingDistillationDataset(_Samples, torch.utils.data.IterableDataset):
+    """The samples of `DistillationDataset`, from a stream; here `sample_index` is the position in the stream.
+
+    A position is counted where the stream is read: with one process and at most one worker it is the row, and samples
+    equal those of the map-style dataset. Several workers or processes read different shards at once; then position
+    = (n * workers + worker) * world_size + rank for the n-th row of a reader. Positions stay distinct and a run with
+    the same numbers of workers and processes repeats exactly, but other numbers change which crop and mask an image
+    gets; for runs that must not depend on them, do not stream. Bad images are left out, counted and named likewise.
+
+    `datasets` shares out the shards (files): more workers than shards are idle, and where the shards do not divide by
+    `world_size`, each process skips the others' rows and lengths may differ by one, so train by steps.
+
+    Args:
+        source: streaming rows.
+        transform: image -> `pixel_values`.
+        seed: with `cell_grid`, `mask_ratio`, `return_labels` and `skipped_log` as in `DistillationDataset`.
+        rank: of this process among `world_size` readers. Leave both out where Accelerate splits the batches itself
+            (its `IterableDatasetShard` and dispatcher wrap every torch IterableDataset): to split twice loses data.
+        world_size: number of processes that read.
+        shuffle_buffer: rows among which the next one is drawn, after a shuffle of the shards, by (seed, epoch); 0
+            keeps the order of the files, often that of the classes.
+
+    Raises:
+        ValueError: the source does not stream, or labels are asked of a source without.
+    """
+
+    _streams = True
+
+    def __init__(
+        self,
+        source: ImageSource,
+        transform: ImageTransform,
+        *,
+        seed: int,
+        cell_grid: tuple[int, int] | None,
+        mask_ratio: float,
+        return_labels: bool = False,
+        skipped_log: str | os.PathLike[str] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle_buffer: int = 0,
+    ) -> None:
+        super().__init__(
+            source,
+            transform,
+            seed=seed,
+            cell_grid=cell_grid,
+            mask_ratio=mask_ratio,
+            return_labels=return_labels,
+            skipped_log=skipped_log,
+        )
+        self.rank, self.world_size = rank, world_size
+        if shuffle_buffer:
+            self.rows = self.rows.shuffle(seed=seed, buffer_size=shuffle_buffer)
+        if world_size > 1:
+            self.rows = split_dataset_by_node(self.rows, rank=rank, world_size=world_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the iterations that start from now on, in workers that are running too."""
+        super().set_epoch(epoch)
+        self.rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor | int]]:
+        """Iterate over this process's and worker's share.
+
+        Raises:
+            CorruptImageError: 32 rows in a row are bad.
+        """
+        epoch = int(self._epoch)
+        worker = torch.utils.data.get_worker_info()
+        worker_id, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        bad_run = 0
+        for count, row in enumerate(self.rows):
+            index = (count * num_workers + worker_id) * self.world_size + self.rank
+            try:
+                image = self._decode(row, index)
+            except CorruptImageError as error:
+                self._skip(index, row, error)
+                bad_run += 1
+                if bad_run == MAX_TRIES:
+                    raise _all_bad(self.source, error) from error
+            else:
+                bad_run = 0
+                yield self._sample(image, row, index, index, epoch)
+
+
+def collate(samples: list[dict[str, Tensor | int]]) -> dict[str, Tensor]:
+    """Samples -> batch: `pixel_values` (B, 3, H, W) float32, `bool_masked_pos` (B, gh, gw) bool, int64 (B,) others."""
+    return {
+        key: torch.stack([sample[key] for sample in samples])
+        if isinstance(value, Tensor)
+        else torch.tensor([sample[key] for sample in samples])
+        for key, value in samples[0].items()
+    }
+
+
+def _all_bad(source: ImageSource, last: CorruptImageError) -> CorruptImageError:
+    return CorruptImageError(
+        f"Too many rows of {source.name!r} in a row hold no readable image (the last: {str(last).rstrip('.')}): "
+        f"check the files, and --image_column, which is {source.image_column!r}."
+    )

@@ -1,0 +1,22 @@
+"""How good frozen features are: kNN, linear and low-shot probes, rank, spread and similarity.
+
+The `evaluate.Metric` classes live in `hgkd_hf.evaluation.metrics`, which is the only file that imports `evaluate`.
+"""
+
+from .features import Features, extract_features, pooled_features
+from .knn import knn_accuracy
+from .linear import LinearProbeResult, linear_probe, low_shot_probe
+from .representation import feature_rank, feature_std, linear_cka
+
+__all__ = [
+    "Features",
+    "LinearProbeResult",
+    "extract_features",
+    "feature_rank",
+    "feature_std",
+    "knn_accuracy",
+    "linear_cka",
+    "linear_probe",
+    "low_shot_probe",
+    "pooled_features",
+]

@@ -1,0 +1,104 @@
+"""One feature vector an image, taken from a frozen model."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of a set of images, and their labels where the set has any.
+
+    Attributes:
+        features: (N, D) float32 on the CPU, all finite.
+        labels: (N,) long on the CPU, or None.
+
+    Raises:
+        ValueError: if a shape does not fit, or a feature is NaN or infinite.
+    """
+
+    features: Tensor
+    labels: Tensor | None = None
+
+    def __post_init__(self):
+        if self.features.ndim != 2:
+            raise ValueError(f"features have shape {tuple(self.features.shape)}, expected (N, D).")
+        if self.labels is not None and self.labels.shape != self.features.shape[:1]:
+            raise ValueError(f"labels have shape {tuple(self.labels.shape)}, expected ({len(self)},): one an image.")
+        # A NaN compares false with everything, so it would turn into a plausible accuracy further on.
+        if not self.features.isfinite().all():
+            raise ValueError("features contain NaN or infinite values: the model has diverged or was fed such values.")
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Put `module` in evaluation mode, and give every submodule its own former mode back, whatever happens."""
+    training = {submodule: submodule.training for submodule in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        # Not module.train(): that would also wake a frozen teacher or a frozen BatchNorm inside.
+        for submodule, mode in training.items():
+            submodule.training = mode
+
+
+@torch.no_grad()
+def extract_features(
+    model_fn: Callable[[Tensor], Tensor],
+    dataloader: Iterable[Mapping[str, Tensor]],
+    device: torch.device | str,
+    *,
+    module: nn.Module | None = None,
+) -> Features:
+    """Run `model_fn` over a dataloader, without gradients and in evaluation mode.
+
+    Only the batches of this process are seen; labels are kept if the batches have them.
+
+    Args:
+        model_fn: maps `pixel_values` (B, 3, H, W) on `device` to features (B, D). For a stock model:
+            `extract_features(partial(pooled_features, model), dataloader, device, module=model)`.
+        dataloader: yields dicts with `pixel_values` (B, 3, H, W) and, optionally, `labels` (B,).
+        device: where `model_fn` expects its input.
+        module: what to put in evaluation mode for the duration; `model_fn` itself if that is a module.
+
+    Raises:
+        ValueError: if the dataloader is empty, or `model_fn` does not return (B, D).
+    """
+    if module is None:
+        # An empty module stands in for a plain function, whose mode is its own affair.
+        module = model_fn if isinstance(model_fn, nn.Module) else nn.Module()
+    features, labels = [], []
+    with eval_mode(module):
+        for batch in dataloader:
+            pixel_values = batch["pixel_values"].to(device)
+            output = model_fn(pixel_values)
+            if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(pixel_values):
+                got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+                raise ValueError(f"model_fn returned {got}, expected a tensor of shape ({len(pixel_values)}, D).")
+            features.append(output.float().cpu())
+            if batch.get("labels") is not None:
+                labels.append(torch.as_tensor(batch["labels"]).long().cpu())
+    if not features:
+        raise ValueError("dataloader yielded no batch: there is nothing to extract features from.")
+    return Features(torch.cat(features), torch.cat(labels) if labels else None)
+
+
+def pooled_features(model: nn.Module, pixel_values: Tensor) -> Tensor:
+    """One vector an image from a stock `transformers` vision model: (B, 3, H, W) -> (B, D).
+
+    That is `pooler_output`, flattened, if the model has one (of a ResNet (B, D, 1, 1); of a ViT the layer above its
+    class token, which is random if the checkpoint lacks it); else the mean of `last_hidden_state` over space
+    (B, D, H, W), or over all tokens (B, T, D), class and register tokens among them.
+    """
+    outputs = model(pixel_values)
+    if getattr(outputs, "pooler_output", None) is not None:
+        return outputs.pooler_output.flatten(1)
+    hidden = outputs.last_hidden_state
+    return hidden.mean((2, 3)) if hidden.ndim == 4 else hidden.mean(1)

@@ -1,0 +1,427 @@
+"""Frozen vision transformers as teachers: an image goes in, patch features on their grid come out.
+
+One adapter serves the ViT-like models of transformers, because they agree on three things: the first convolution on
+the pixels cuts the patches (its stride is the patch size), special tokens (class, registers) come before the patch
+tokens, and the blocks stand in one `ModuleList`. Only ViTMAE, which masks inside the model, has lines of its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import GatedRepoError
+from torch import Tensor, nn
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, ViTMAEForPreTraining
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.utils import ModelOutput, logging
+
+from .masking import expand_mask
+
+logger = logging.get_logger(__name__)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass
+class PatchTeacherOutput(ModelOutput):
+    """What a teacher sees in a batch of images.
+
+    Attributes:
+        feature_maps: one (B, D, th, tw) float32 map for each of the teacher's `layers`, in their order.
+        pooled: (B, D) float32, the mean over the patch tokens of the last map (special tokens are left out, so that it
+            means the same for every model); the teacher's image feature in a kNN evaluation.
+    """
+
+    feature_maps: tuple[Tensor, ...] | None = None
+    pooled: Tensor | None = None
+
+
+class PatchTeacher(nn.Module):
+    """A frozen ViT that returns chosen layers' patch features on their grid.
+
+    The teacher takes `model` over: it is frozen for good, put in eval mode, reduced to its vision encoder and to the
+    blocks that `layers` need. Of CLIP and SigLIP only the vision tower stays.
+
+    Args:
+        model: any transformers model around a ViT, e.g. `ViTModel`, `CLIPModel`, `ViTForImageClassification`.
+        layers: -1 is the encoder's `last_hidden_state` (after the final norm, where the model has one); i in 1..L is
+            the output of the i-th of its L blocks, before that norm. None stands for (-1,).
+            Hierarchical models (Swin, Hiera) only have -1.
+        image_size: pixels, int or (H, W), that the teacher works at; default: the model config's.
+        image_mean, image_std: the teacher's own normalisation of RGB values in [0, 1].
+        teacher_input: "full": the teacher sees all pixels. "masked": it sees the visible cells only. A
+            `ViTMAEForPreTraining` then encodes the visible tokens and its decoder infers the rest, as in G2SD
+            (arXiv 2302.14771): `layers` count *decoder* blocks (-1: after the decoder's norm; None: the middle one, 4
+            of 8). In every other flat ViT the patch embedding of a hidden token is replaced by the model's mask token,
+            or by zero where it has none; its position embedding stays.
+        name_or_path, revision: where the weights came from; kept for configs, cards and messages.
+
+    Attributes:
+        patch_size: pixels on a side of one token of the maps (the total stride, in a hierarchical model).
+        grid: (th, tw), the maps' size in tokens.
+        hidden_sizes: D of each map.
+
+    Raises:
+        ValueError: the model is no ViT, or an argument does not go with it; the message names the argument.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layers: Sequence[int] | None = (-1,),
+        image_size: int | tuple[int, int] | None = None,
+        image_mean: Sequence[float] = IMAGENET_MEAN,
+        image_std: Sequence[float] = IMAGENET_STD,
+        teacher_input: str = "full",
+        name_or_path: str | None = None,
+        revision: str | None = None,
+    ):
+        super().__init__()
+        self.name_or_path, self.revision, self.teacher_input = name_or_path, revision, teacher_input
+        name = name_or_path or type(model).__name__
+        _check_config(model.config, name)
+        masked = _is_masked(teacher_input)
+        self.config = config = getattr(model.config, "vision_config", model.config)
+        hierarchical = hasattr(config, "depths")
+        if masked and hierarchical:
+            raise ValueError(
+                f"teacher_input='masked' needs a teacher with one token a patch, but {name!r} ({config.model_type}) "
+                f"merges patches from stage to stage: use teacher_input='full' or another teacher."
+            )
+        if masked and config.model_type == "vit_mae":
+            if not isinstance(model, ViTMAEForPreTraining):
+                raise ValueError(
+                    f"teacher_input='masked' lets a vit_mae's decoder infer the hidden patches, but {name!r} comes "
+                    f"without it: use a ViTMAEForPreTraining checkpoint or teacher_input='full'."
+                )
+        else:
+            headless = MODEL_MAPPING.get(type(model.config), None) is type(model)
+            model = model if headless else model.base_model
+            model = getattr(model, "vision_model", model)  # of a dual encoder
+        self.model = model.requires_grad_(False).eval()
+
+        convolution = self._patch_convolution()
+        if convolution is None:
+            raise ValueError(_not_a_vit(config, name))
+        self.patch_size = convolution.stride[0] * 2 ** (len(config.depths) - 1 if hierarchical else 0)
+        image_size = getattr(config, "image_size", None) if image_size is None else image_size
+        self.image_size = _check_image_size(image_size, self.patch_size)
+        self.grid = (self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size)
+
+        blocks = nn.ModuleList() if hierarchical else self._find_blocks()
+        if layers is None:
+            layers = (-1,) if self._decoder is None else (max(1, len(blocks) // 2),)
+        self.layers = _check_layers(layers, len(blocks), name)
+        if -1 not in self.layers:
+            del blocks[max(self.layers) :]  # the blocks above the highest wanted one are neither computed nor kept
+        self._blocks = list(blocks)  # a plain list, because the modules are already registered under `model`
+        if self._decoder is not None:
+            self._resize_decoder_positions()
+
+        for key, values in (("image_mean", image_mean), ("image_std", image_std)):
+            statistics = torch.tensor(values, dtype=torch.float32, device=convolution.weight.device)
+            self.register_buffer(key, statistics.view(1, 3, 1, 1), persistent=False)
+        self.hidden_sizes = tuple(feature_map.shape[1] for feature_map in self._probe(name))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike,
+        *,
+        revision: str | None = None,
+        layers: Sequence[int] | None = (-1,),
+        image_size: int | tuple[int, int] | None = None,
+        dtype: torch.dtype = torch.float32,
+        teacher_input: str = "full",
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> PatchTeacher:
+        """Load a teacher from the Hub or a folder: safetensors only, without remote code, in `dtype`.
+
+        Mean and std are read from the checkpoint's image processor file; ImageNet's are used, with a warning, when it
+        has none. `revision` (branch, tag or commit) is resolved to a commit sha first and every file is taken from
+        it; offline, the sha is that of the cached files. See the class for the other arguments.
+
+        Raises:
+            ValueError: the checkpoint is no ViT (said before its weights are loaded), lacks weights, or an argument
+                does not go with it.
+            PermissionError: the repository is gated and this account may not read it.
+            OSError: the Hub's own error for a repository, revision or file that is not there.
+        """
+        name = os.fspath(name_or_path)
+        masked = _is_masked(teacher_input)
+        revision = _resolve_revision(name, revision, token, local_files_only)
+        hub = {"revision": revision, "token": token, "local_files_only": local_files_only}
+        try:
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False, **hub)
+        except OSError as error:
+            if isinstance(error.__cause__, GatedRepoError):
+                raise PermissionError(
+                    f"the teacher {name} is gated: accept its terms on https://huggingface.co/{name}, "
+                    f"then log in with `hf auth login`."
+                ) from error
+            raise
+        _check_config(config, name)
+        config = getattr(config, "vision_config", config)  # of a dual encoder only the vision tower is built
+
+        if masked and config.model_type == "vit_mae":
+            loader, arguments = ViTMAEForPreTraining, {}
+        else:
+            loader, accepted = AutoModel, inspect.signature(MODEL_MAPPING.get(type(config), AutoModel)).parameters
+            wanted = {"add_pooling_layer": False, "use_mask_token": masked}
+            arguments = {key: value for key, value in wanted.items() if key in accepted}
+        model, loading = loader.from_pretrained(
+            name, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **arguments, **hub
+        )
+        # An absent mask token is initialised to zero, which is what stands for it; anything else would be random.
+        missing = sorted(key for key in loading["missing_keys"] if not key.endswith("embeddings.mask_token"))
+        if missing:
+            raise ValueError(
+                f"the teacher {name!r} would be partly random: its checkpoint lacks {len(missing)} weights of "
+                f"{type(model).__name__} (first: {missing[0]}); choose a checkpoint that holds the whole model."
+            )
+        mean, std = _image_statistics(name, hub)
+        return cls(model, layers, image_size, mean, std, teacher_input, name, revision)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The ViT that sees the image: `model` itself, unless that is a MAE with its decoder."""
+        return self.model if self._decoder is None else self.model.vit
+
+    @property
+    def _decoder(self) -> nn.Module | None:
+        return self.model.decoder if isinstance(self.model, ViTMAEForPreTraining) else None
+
+    def num_parameters(self) -> int:
+        """Number of weights kept."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def train(self, mode: bool = True) -> PatchTeacher:
+        """Stay in eval mode: a teacher has no dropout, whatever its owner does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, bool_masked_pos: Tensor | None = None) -> PatchTeacherOutput:
+        """Features of `images`, without gradients.
+
+        Args:
+            images: (B, 3, H, W) RGB in [0, 1], *not* normalised, on the teacher's device; resized if need be.
+            bool_masked_pos: (B, gh, gw) bool, True = hidden, on the student's cells; used (and required) when
+                `teacher_input` is "masked", ignored when it is "full".
+
+        Raises:
+            ValueError: a shape is wrong; the cells do not divide the image or the token grid; in a batch for a MAE's
+                decoder, images differ in their number of visible cells.
+        """
+        if images.dim() != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must have the shape (batch, 3, height, width), not {tuple(images.shape)}.")
+        images, hidden = images.float(), None
+        if self.teacher_input == "masked":
+            if (
+                bool_masked_pos is None
+                or (bool_masked_pos.dim(), bool_masked_pos.dtype) != (3, torch.bool)
+                or len(bool_masked_pos) != len(images)
+            ):
+                given = None if bool_masked_pos is None else (bool_masked_pos.dtype, tuple(bool_masked_pos.shape))
+                raise ValueError(
+                    f"with teacher_input='masked' the teacher needs bool_masked_pos, a bool tensor ({len(images)}, "
+                    f"grid rows, grid columns), but got {given}."
+                )
+            hidden = expand_mask(bool_masked_pos, self.grid)
+            # Resizing mixes neighbouring pixels: what is hidden must be gone before it.
+            hidden_pixels = expand_mask(bool_masked_pos, tuple(images.shape[-2:])).unsqueeze(1)
+            images = torch.where(hidden_pixels, self.image_mean.float(), images)
+        feature_maps = self._feature_maps(self._preprocess(images), hidden)
+        return PatchTeacherOutput(feature_maps=feature_maps, pooled=feature_maps[-1].mean(dim=(2, 3)))
+
+    def _preprocess(self, images: Tensor) -> Tensor:
+        if tuple(images.shape[-2:]) != self.image_size:
+            images = F.interpolate(images, self.image_size, mode="bicubic", antialias=True).clamp(0, 1)
+        return ((images - self.image_mean) / self.image_std).to(self._patch_convolution().weight.dtype)
+
+    def _feature_maps(self, pixel_values: Tensor, hidden: Tensor | None) -> tuple[Tensor, ...]:
+        """Run the model on normalised pixels; `hidden` (B, th, tw) bool tells the tokens it must not see."""
+        outputs: dict[int, Tensor] = {}
+        taps = {layer: self._blocks[layer - 1] for layer in self.layers if layer != -1}
+        if self._decoder is not None:
+            taps[-1] = self._decoder.decoder_norm
+        with ExitStack() as hooks:
+            for layer, module in taps.items():
+                hooks.enter_context(module.register_forward_hook(_keep(outputs, layer)))
+            if self.config.model_type == "vit_mae":
+                final = self._run_mae(pixel_values, hidden)
+            else:
+                if hidden is not None:
+                    hooks.enter_context(self._patch_convolution().register_forward_hook(self._hide(hidden)))
+                final = self._encode(pixel_values).last_hidden_state
+        outputs.setdefault(-1, final)
+        th, tw = self.grid
+        # Special tokens come first, so the patch tokens are the last ones.
+        return tuple(outputs[i][:, -th * tw :].mT.unflatten(2, (th, tw)).float().contiguous() for i in self.layers)
+
+    def _encode(self, pixel_values: Tensor, **arguments: Tensor) -> ModelOutput:
+        if "interpolate_pos_encoding" in inspect.signature(self.encoder.forward).parameters:
+            arguments["interpolate_pos_encoding"] = True
+        return self.encoder(pixel_values, **arguments)
+
+    def _run_mae(self, pixel_values: Tensor, hidden: Tensor | None) -> Tensor:
+        """Run a MAE's encoder on the visible tokens only and, when it has one, its decoder on all.
+
+        MAE shuffles its patches even at mask ratio 0: a `noise` that counts up keeps them in order, hidden ones last.
+        """
+        tokens = visible = self.grid[0] * self.grid[1]
+        noise = torch.arange(tokens, dtype=torch.float32, device=pixel_values.device).expand(len(pixel_values), -1)
+        if hidden is not None:
+            counts = (~hidden).flatten(1).sum(1).tolist()
+            visible = counts[0]
+            if set(counts) != {visible} or not visible:
+                raise ValueError(
+                    f"a vit_mae teacher needs the same number (above 0) of visible patches in every image, but "
+                    f"bool_masked_pos leaves {counts}."
+                )
+            noise = noise + hidden.flatten(1) * tokens
+        # MAE keeps int(tokens * (1 - ratio)) of them: the half keeps rounding from losing one.
+        self.encoder.embeddings.config.mask_ratio = max(0.0, 1 - (visible + 0.5) / tokens)
+        encoded = self._encode(pixel_values, noise=noise)
+        if self._decoder is not None:
+            self._decoder(encoded.last_hidden_state, encoded.ids_restore)
+        return encoded.last_hidden_state
+
+    def _hide(self, hidden: Tensor) -> Callable[[nn.Module, tuple, Tensor], Tensor]:
+        """Hook for the patch convolution: hidden tokens become the mask token, or zero, before positions are added."""
+        mask_token = next((p for key, p in self.encoder.named_parameters() if key.endswith("mask_token")), None)
+
+        def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+            token = output.new_zeros(()) if mask_token is None else mask_token.view(1, -1, 1, 1).to(output.dtype)
+            return torch.where(hidden.unsqueeze(1), token, output)
+
+        return hook
+
+    def _patch_convolution(self) -> nn.Conv2d | None:
+        modules = self.encoder.modules()
+        return next((m for m in modules if isinstance(m, nn.Conv2d) and m.in_channels == 3), None)
+
+    def _find_blocks(self) -> nn.ModuleList:
+        if self._decoder is not None:
+            return self._decoder.decoder_layers
+        depth = getattr(self.config, "num_hidden_layers", 0)
+        lists = (module for module in self.encoder.modules() if isinstance(module, nn.ModuleList))
+        return next((blocks for blocks in lists if len(blocks) == depth), nn.ModuleList())
+
+    def _resize_decoder_positions(self) -> None:
+        """Bring the MAE decoder's position table to this grid, in two dimensions.
+
+        transformers (5.23) interpolates this table along the flattened sequence, which mixes up rows and columns.
+        """
+        decoder = self._decoder
+        class_position, table = decoder.decoder_pos_embed.split([1, decoder.decoder_pos_embed.shape[1] - 1], dim=1)
+        side = math.isqrt(table.shape[1])
+        if self.grid != (side, side):
+            table = table.mT.unflatten(2, (side, side)).float()
+            table = F.interpolate(table, self.grid, mode="bicubic").flatten(2).mT.to(class_position.dtype)
+            decoder.decoder_pos_embed = nn.Parameter(torch.cat([class_position, table], 1), requires_grad=False)
+
+    @torch.no_grad()
+    def _probe(self, name: str) -> tuple[Tensor, ...]:
+        """Features of one blank image: what does not behave as a ViT is found now, not in the first training step."""
+        weight = self._patch_convolution().weight
+        try:
+            feature_maps = self._feature_maps(weight.new_zeros(1, 3, *self.image_size), None)
+            if any(feature_map.dim() != 4 for feature_map in feature_maps):
+                raise TypeError("its output is no sequence of tokens")
+            return feature_maps
+        except Exception as error:
+            raise ValueError(
+                f"teacher {name!r}, a {self.config.model_type} model, gives no {self.grid} grid of patch tokens for "
+                f"images of {self.image_size} pixels; choose another `teacher` or image_size ({error})."
+            ) from error
+
+
+def _keep(outputs: dict[int, Tensor], layer: int) -> Callable[[nn.Module, tuple, Tensor | tuple], None]:
+    """Forward hook that stores a block's output tokens (some types' blocks return a tuple)."""
+
+    def hook(module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
+        outputs[layer] = output[0] if isinstance(output, tuple) else output
+
+    return hook
+
+
+def _is_masked(teacher_input: str) -> bool:
+    if teacher_input not in ("full", "masked"):
+        raise ValueError(f"teacher_input is {teacher_input!r}, but it must be 'full' or 'masked'.")
+    return teacher_input == "masked"
+
+
+def _not_a_vit(config: PreTrainedConfig, name: str) -> str:
+    return (
+        f"teacher {name!r} is a {config.model_type} model, but `teacher` must be a vision transformer that turns an "
+        f"image into a grid of patch tokens, e.g. facebook/dinov2-small."
+    )
+
+
+def _check_config(config: PreTrainedConfig, name: str) -> None:
+    """Refuse what the config already shows to be no ViT, or one whose last tokens are no patches (YOLOS)."""
+    vision = getattr(config, "vision_config", config)
+    attends = hasattr(vision, "num_attention_heads") or hasattr(vision, "num_heads")
+    if not (attends and hasattr(vision, "patch_size")) or hasattr(vision, "num_detection_tokens"):
+        raise ValueError(_not_a_vit(config, name))
+
+
+def _check_image_size(image_size: int | Sequence[int] | None, patch_size: int) -> tuple[int, int]:
+    if image_size is None:
+        raise ValueError("the teacher's config names no image_size: pass image_size, in pixels.")
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    for size in (height, width):
+        if size % patch_size or size < patch_size:
+            below, above = size // patch_size * patch_size, (size // patch_size + 1) * patch_size
+            nearest = f"{below} or {above}" if below else f"{above}"
+            raise ValueError(
+                f"the teacher's image_size {size} is no multiple of its {patch_size}-pixel patches: "
+                f"set image_size to {nearest}."
+            )
+    return height, width
+
+
+def _check_layers(layers: Sequence[int], depth: int, name: str) -> tuple[int, ...]:
+    layers = tuple(layers)
+    wrong = [layer for layer in layers if layer != -1 and layer not in range(1, depth + 1)]
+    if wrong or not layers:
+        allowed = f"-1 (final output) or 1 to {depth} (blocks)" if depth else "-1 (final output)"
+        raise ValueError(f"layers of teacher {name!r} must be {allowed}, not {wrong[0] if wrong else layers}.")
+    return layers
+
+
+def _resolve_revision(name: str, revision: str | None, token: str | bool | None, local_files_only: bool) -> str | None:
+    """The commit sha of a Hub id (offline: that of its cached files), else `revision` as it is."""
+    if os.path.isdir(name):
+        return revision
+    # Whatever goes wrong here is no reason to fail: the files may be cached, and if not, loading them says it better.
+    if not local_files_only:
+        with suppress(Exception):
+            return HfApi().model_info(name, revision=revision, token=token, timeout=10).sha
+    with suppress(Exception):
+        return Path(try_to_load_from_cache(name, "config.json", revision=revision)).parent.name
+    return revision
+
+
+def _image_statistics(name: str, hub: dict) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and std from the image processor's file. Read as JSON: DINOv3's processor class needs torchvision."""
+    try:
+        processor, _ = ImageProcessingMixin.get_image_processor_dict(name, **hub)
+    except OSError:
+        processor = {}
+    if processor.get("do_normalize") is False:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if not {"image_mean", "image_std"} <= processor.keys():
+        logger.warning("teacher %s has no image_mean and image_std in a processor file: using ImageNet's.", name)
+    return processor.get("image_mean", IMAGENET_MEAN), processor.get("image_std", IMAGENET_STD)
