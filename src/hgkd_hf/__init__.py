@@ -1,0 +1,40 @@
+"""hgkd_hf: small CNN students distilled from vision transformers by masked image modelling.
+
+Importing it registers every config and model with transformers' Auto classes.
+"""
+
+from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForPreTraining
+
+from .distillers.hgkd import HGKDConfig, HGKDForPreTraining
+from .masking import VisibleCells, random_cell_mask
+from .sparse import sparsify, visible
+from .students.sparse_unet import (
+    SparseUNetBackbone,
+    SparseUNetConfig,
+    SparseUNetForImageClassification,
+    SparseUNetModel,
+)
+from .teachers import PatchTeacher
+from .version import __version__
+
+AutoConfig.register("sparse_unet", SparseUNetConfig)
+AutoModel.register(SparseUNetConfig, SparseUNetModel)
+AutoBackbone.register(SparseUNetConfig, SparseUNetBackbone)
+AutoModelForImageClassification.register(SparseUNetConfig, SparseUNetForImageClassification)
+AutoConfig.register("hgkd", HGKDConfig)
+AutoModelForPreTraining.register(HGKDConfig, HGKDForPreTraining)
+
+__all__ = [
+    "HGKDConfig",
+    "HGKDForPreTraining",
+    "PatchTeacher",
+    "SparseUNetBackbone",
+    "SparseUNetConfig",
+    "SparseUNetForImageClassification",
+    "SparseUNetModel",
+    "VisibleCells",
+    "__version__",
+    "random_cell_mask",
+    "sparsify",
+    "visible",
+]

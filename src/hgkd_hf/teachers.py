@@ -193,6 +193,19 @@ class PatchTeacher(nn.Module):
         mean, std = _image_statistics(name, hub)
         return cls(model, layers, image_size, mean, std, teacher_input, name, revision)
 
+    @staticmethod
+    def patch_size_of(name_or_path: str | os.PathLike, *, revision: str | None = None) -> int:
+        """Pixels on a side of one token of a checkpoint, from its config alone.
+
+        Raises:
+            ValueError: the checkpoint is no ViT.
+        """
+        config = AutoConfig.from_pretrained(os.fspath(name_or_path), revision=revision, trust_remote_code=False)
+        _check_config(config, os.fspath(name_or_path))
+        config = getattr(config, "vision_config", config)
+        patch_size = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
+        return patch_size * 2 ** (len(config.depths) - 1 if hasattr(config, "depths") else 0)
+
     @property
     def encoder(self) -> nn.Module:
         """The ViT that sees the image: `model` itself, unless that is a MAE with its decoder."""

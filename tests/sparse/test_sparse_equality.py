@@ -4,10 +4,11 @@ import copy
 
 import pytest
 import torch
+from sparse_nets import assert_equal, build, draw_cells, run
 from torch import nn
-from transformers import AutoModel, ResNetConfig
+from transformers import ResNetConfig
 
-from hgkd_hf.masking import VisibleCells, random_cell_mask
+from hgkd_hf.masking import VisibleCells
 from hgkd_hf.sparse import sparsify, visible
 
 RESNETS = {
@@ -16,54 +17,6 @@ RESNETS = {
     "narrow-18": ResNetConfig(depths=[2, 2, 2, 2], hidden_sizes=[8, 16, 32, 64], embedding_size=8, layer_type="basic"),
     "narrow-50": ResNetConfig(depths=[2, 3, 2, 2], hidden_sizes=[32, 64, 96, 128], embedding_size=8),
 }
-
-
-def build(config: ResNetConfig, bias: bool = False, dtype: torch.dtype = torch.float64) -> nn.Module:
-    torch.manual_seed(0)
-    net = AutoModel.from_config(config)
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d) and bias:
-            module.bias = nn.Parameter(torch.randn(module.out_channels) * 0.1)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            module.running_mean.normal_(std=0.2)
-            module.running_var.uniform_(0.5, 1.5)
-    return net.to(dtype)
-
-
-def draw_cells(batch: int, grid: tuple[int, int], ratio: float, seed: int = 0) -> VisibleCells:
-    generator = torch.Generator().manual_seed(seed)
-    return VisibleCells(torch.stack([random_cell_mask(grid, ratio, generator) for _ in range(batch)]))
-
-
-def run(net: nn.Module, images: torch.Tensor, cells: VisibleCells, backend: str) -> dict[str, torch.Tensor]:
-    """Every result of a forward and backward of `net`, whose class swap leaves the original untouched."""
-    net = sparsify(copy.deepcopy(net))
-    images = images.clone().requires_grad_()
-    with visible(cells, backend) as sparse:
-        outputs = net(sparse.enter(images), output_hidden_states=True)
-        maps = [sparse.leave(hidden_state) for hidden_state in outputs.hidden_states]
-        pooled = sparse.leave(outputs.pooler_output.expand(-1, -1, *outputs.last_hidden_state.shape[2:]))
-    generator = torch.Generator().manual_seed(1)
-    weights = [torch.randn(m.shape, generator=generator, dtype=torch.float64).to(m.dtype) for m in [*maps, pooled]]
-    visible_pooled = pooled * cells.visible(pooled.shape[2:])  # the reference's mean is also written to hidden cells
-    loss = sum((m * w).sum() for m, w in zip([*maps, visible_pooled], weights))
-    loss.backward()
-    results = {f"map {i}": m.detach() for i, m in enumerate(maps)}
-    results |= {"pooled": visible_pooled.detach(), "gradient of the input": images.grad}
-    results |= {f"gradient of {name}": p.grad for name, p in net.named_parameters()}
-    results |= {f"buffer {name}": b for name, b in net.named_buffers()}
-    return results
-
-
-def assert_equal(results: dict, expected: dict, tolerance: float) -> None:
-    assert results.keys() == expected.keys()
-    # A bias that BatchNorm follows has gradient zero but for rounding: such values are held against the largest one.
-    floor = 1e-6 * max(value.abs().max() for name, value in expected.items() if name.startswith("gradient"))
-    for name, value in expected.items():
-        error = (results[name] - value).abs().max() / value.abs().max().clamp(min=floor)
-        assert error <= tolerance, f"{name}: relative error {error:.2e}"
 
 
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
@@ -85,12 +38,9 @@ def test_float32_outputs(name):
     images = torch.randn(2, 3, 96, 96)
     cells = draw_cells(2, (3, 3), 0.6)
     results, expected = (run(net, images, cells, backend) for backend in ("cells", "masked"))
-    outputs = [key for key in expected if key.startswith("map") or key == "pooled"]
-    assert_equal(
-        {k: results[k] for k in outputs} | {"gradient": torch.zeros(1)},
-        {k: expected[k] for k in outputs} | {"gradient": torch.zeros(1)},
-        1e-3,
-    )
+    for key in expected:
+        if key.startswith("map") or key == "pooled":
+            assert (results[key] - expected[key]).abs().max() <= 1e-3 * expected[key].abs().max(), key
 
 
 @pytest.mark.parametrize("backend", ["cells", "masked"])
@@ -173,7 +123,7 @@ def test_max_pool_of_signed_input():
 @pytest.mark.parametrize(
     ("module", "match"),
     [
-        (nn.GroupNorm(1, 4), "GroupNorm"),
+        (nn.InstanceNorm2d(4), "InstanceNorm2d"),
         (nn.Conv2d(4, 4, 3, padding=0), "padding"),
         (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "reflect"),
         (nn.Upsample(scale_factor=2), "Upsample"),

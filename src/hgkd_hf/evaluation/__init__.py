@@ -3,7 +3,8 @@
 The `evaluate.Metric` classes live in `hgkd_hf.evaluation.metrics`, which is the only file that imports `evaluate`.
 """
 
-from .features import Features, extract_features, pooled_features
+from ..students.features import pooled_features
+from .features import Features, extract_features
 from .knn import knn_accuracy
 from .linear import LinearProbeResult, linear_probe, low_shot_probe
 from .representation import feature_rank, feature_std, linear_cka

@@ -88,17 +88,3 @@ def extract_features(
     if not features:
         raise ValueError("dataloader yielded no batch: there is nothing to extract features from.")
     return Features(torch.cat(features), torch.cat(labels) if labels else None)
-
-
-def pooled_features(model: nn.Module, pixel_values: Tensor) -> Tensor:
-    """One vector an image from a stock `transformers` vision model: (B, 3, H, W) -> (B, D).
-
-    That is `pooler_output`, flattened, if the model has one (of a ResNet (B, D, 1, 1); of a ViT the layer above its
-    class token, which is random if the checkpoint lacks it); else the mean of `last_hidden_state` over space
-    (B, D, H, W), or over all tokens (B, T, D), class and register tokens among them.
-    """
-    outputs = model(pixel_values)
-    if getattr(outputs, "pooler_output", None) is not None:
-        return outputs.pooler_output.flatten(1)
-    hidden = outputs.last_hidden_state
-    return hidden.mean((2, 3)) if hidden.ndim == 4 else hidden.mean(1)

@@ -52,10 +52,12 @@ def visible(cells: VisibleCells, backend: str = "cells") -> AbstractContextManag
 
     Args:
         cells: the mask of the batch.
-        backend: `"cells"` (fast: only visible cells are computed) or `"masked"` (the readable reference).
+        backend: `"cells"` (fast: only visible cells are computed), `"masked"` (the readable reference) or `"spconv"`
+            (cells on the kernels of the optional spconv package).
 
     Raises:
         ValueError: there is no such backend.
+        ImportError: the backend's package is not installed.
     """
     from . import BACKENDS
 

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from torch import nn
 
-from .layers import SparseBatchNorm2d, SparseConv2d, SparseGlobalAvgPool2d, SparseLayer, SparseMaxPool2d
-
-# What computes every position by itself and keeps zero at zero, so that a mask passes through untouched.
-POINTWISE = (
-    nn.Identity,
-    nn.ReLU,
-    nn.ReLU6,
-    nn.LeakyReLU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Mish,
-    nn.Hardswish,
-    nn.Tanh,
-    nn.Dropout,
+from .geometry import padding_before, pair
+from .layers import (
+    TRANSFORMERS_BLOCKS,
+    SparseLayer,
+    is_pointwise,
+    of_transformers,
+    sparse_base,
+    sparse_class,
+    stock_class,
 )
 
 
@@ -25,7 +20,10 @@ def sparsify(backbone: nn.Module) -> nn.Module:
     """Let the layers of a stock CNN compute on visible cells inside `visible(...)`.
 
     Only the classes of its layers change: parameters, state-dict keys and, outside `visible(...)`, every result stay
-    those of the stock network. Calling it twice is harmless.
+    those of the stock network. Calling it twice is harmless. Exact are then the feature maps, and what a pooling
+    *module* makes of them (the mean over each image's visible positions, repeated for each of its cells by the backend
+    "cells"); a mean taken in a network's own forward, as in the `pooler_output` of ConvNeXt, is not. What a forward
+    does between its modules cannot be seen here: `check_exact` looks at that.
 
     Args:
         backbone: the network, changed in place; every module that mixes positions must be known here.
@@ -37,20 +35,26 @@ def sparsify(backbone: nn.Module) -> nn.Module:
         ValueError: a module would carry information across the mask, or its windows do not fit the cells; the message
             names it. Nothing has been changed then.
     """
+    modules = dict(backbone.named_modules())
     replacements = {}
-    for name, module in backbone.named_modules():
-        if isinstance(module, (SparseLayer, *POINTWISE)) or type(module).__module__ == "transformers.activations":
+    inner = set()  # names of what belongs to a layer that is replaced as a whole, such as its activation
+    for name, module in modules.items():
+        parent_name = name.rpartition(".")[0]
+        parent = modules[parent_name] if name else None
+        if name and (parent_name in inner or parent in replacements or isinstance(parent, SparseLayer)):
+            inner.add(name)
+        elif isinstance(module, SparseLayer) or is_pointwise(module):
             continue
-        sparse_class = _sparse_class(name, module)
-        if sparse_class is not None:
-            replacements[module] = sparse_class
+        elif (base := sparse_base(module)) is not None:
+            _check(name, module, parent, getattr(backbone, "config", None))
+            replacements[module] = sparse_class(base, type(module))
         elif not _is_container(module):
             raise ValueError(
                 f"module {name!r} ({type(module).__name__}) cannot be made exact on visible cells: "
                 f"it may carry information across the mask; choose a student without it."
             )
-    for module, sparse_class in replacements.items():
-        module.__class__ = sparse_class
+    for module, replacement in replacements.items():
+        module.__class__ = replacement
     return backbone
 
 
@@ -58,48 +62,58 @@ def to_dense(backbone: nn.Module) -> nn.Module:
     """Undo `sparsify`, in place: every layer is of its stock class again."""
     for module in backbone.modules():
         if isinstance(module, SparseLayer):
-            module.__class__ = next(base for base in type(module).__bases__ if base is not SparseLayer)
+            module.__class__ = stock_class(module)
+            module.__dict__.pop("ran_masked", None)
     return backbone
 
 
 def _is_container(module: nn.Module) -> bool:
-    has_own_tensors = any(True for _ in module.parameters(recurse=False)) or any(
-        True for _ in module.buffers(recurse=False)
-    )
-    return any(True for _ in module.children()) and not has_own_tensors
+    """Whether `module` only calls its children, as far as can be seen, or is a block known to do little else."""
+    if isinstance(module, (nn.Sequential, nn.ModuleList)) and not len(module):
+        return True
+    if of_transformers(module) and type(module).__name__ in TRANSFORMERS_BLOCKS:
+        return True
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return any(True for _ in module.children()) and not own
 
 
-def _sparse_class(name: str, module: nn.Module) -> type[SparseLayer] | None:
-    if type(module) is nn.Conv2d:
-        if module.padding_mode != "zeros":
-            raise ValueError(
-                f"convolution {name!r} pads with {module.padding_mode!r}: only zeros are exact under a mask."
-            )
-        _check_window(name, module.kernel_size, module.stride, module.padding, module.dilation)
-        return SparseConv2d
-    if type(module) is nn.BatchNorm2d:
-        return SparseBatchNorm2d
-    if type(module) is nn.MaxPool2d and not module.return_indices:
-        pairs = (
-            value if isinstance(value, tuple) else (value, value)
-            for value in (module.kernel_size, module.stride, module.padding, module.dilation)
+def _check(name: str, module: nn.Module, parent: nn.Module | None, config: object) -> None:
+    """Refuse a layer of a known class whose settings are not exact under a mask."""
+
+    def refuse(reason: str) -> None:
+        raise ValueError(f"layer {name!r} ({type(module).__name__}) cannot be made exact on visible cells: {reason}")
+
+    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+        refuse(f"it pads with {module.padding_mode!r}, and only zeros are exact under a mask.")
+    if isinstance(module, nn.MaxPool2d) and module.return_indices:
+        refuse("it returns indices.")
+    if isinstance(module, nn.ConstantPad2d) and (module.value != 0 or min(module.padding) < 0):
+        refuse("only a padding with zeros is exact under a mask.")
+    if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size not in (1, (1, 1)):
+        refuse(f"its outputs of size {module.output_size} belong to no cell.")
+    if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) != 1:
+        refuse("it normalises over positions as well as channels.")
+    if isinstance(module, nn.Linear) and type(parent).__name__ not in TRANSFORMERS_BLOCKS:
+        refuse(
+            "a matrix over channels is only known to be one position's in " + ", ".join(sorted(TRANSFORMERS_BLOCKS))
         )
-        _check_window(name, *pairs)
-        return SparseMaxPool2d
-    if type(module) is nn.AdaptiveAvgPool2d and module.output_size in (1, (1, 1)):
-        return SparseGlobalAvgPool2d
-    return None
+    if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
+        _check_window(name, module, parent, config)
 
 
-def _check_window(name: str, kernels: tuple, strides: tuple, paddings: tuple | str, dilations: tuple) -> None:
-    """Outputs of a cell must be its own: H / stride outputs, the first window starting at most `kernel` before it."""
-    if isinstance(paddings, str):
-        raise ValueError(f"layer {name!r} has padding={paddings!r}: give its padding in pixels.")
-    for kernel, stride, padding, dilation in zip(kernels, strides, paddings, dilations):
-        reach = dilation * (kernel - 1)
-        if not reach - (stride - 1) <= 2 * padding <= reach:
-            raise ValueError(
-                f"layer {name!r} (kernel {kernel}, stride {stride}, padding {padding}, dilation {dilation}) does not "
-                f"map a cell of s pixels to s / {stride}: its padding must be between "
-                f"{-(-max(reach - stride + 1, 0) // 2)} and {reach // 2}."
-            )
+def _check_window(name: str, module: nn.Module, parent: nn.Module | None, config: object) -> None:
+    siblings = parent.children() if parent is not None else ()
+    pads = [layer.padding for layer in siblings if isinstance(layer, nn.ConstantPad2d)]
+    paddings = [((0, 0), (0, 0)), *(((top, bottom), (left, right)) for left, right, top, bottom in pads)]
+    if any(padding_before(module, padding) is not None for padding in paddings):
+        return
+    kernel, stride, dilation = map(pair, (module.kernel_size, module.stride, getattr(module, "dilation", 1)))
+    most = tuple(d * (k - 1) for k, d in zip(kernel, dilation))
+    least = tuple(max(reach - s + 1, 0) for reach, s in zip(most, stride))
+    message = (
+        f"layer {name!r} (kernel {kernel}, stride {stride}, padding {module.padding}, dilation {dilation}) does not "
+        f"map a cell of s positions to s / stride: its padding, both sides together, must be {least} to {most}."
+    )
+    if getattr(config, "tf_padding", False):
+        message += " The network pads in its own forward, as TensorFlow does: build it with tf_padding=False."
+    raise ValueError(message)

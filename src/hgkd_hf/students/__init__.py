@@ -1,0 +1,1 @@
+"""Students: stock CNNs in the shape that distillation needs."""

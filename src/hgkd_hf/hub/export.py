@@ -1,0 +1,59 @@
+"""The publishable folder of a trained student."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import BitImageProcessorPil
+from transformers.image_processing_utils import BaseImageProcessor
+
+from ..students.sparse_unet import SparseUNetModel
+
+STUDENT_SUBFOLDER = "sparse_unet"
+
+
+def student_image_processor(
+    image_size: int | Sequence[int],
+    image_mean: Sequence[float],
+    image_std: Sequence[float],
+    crop_fraction: float = 1.0,
+) -> BaseImageProcessor:
+    """The stock processor that prepares images as evaluation does: short side, centre crop, normalisation.
+
+    Args:
+        image_size: of the crop in pixels, side or (height, width).
+        image_mean, image_std: of the channels, for pixels in [0, 1].
+        crop_fraction: share of the resized short side that the crop keeps.
+    """
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return BitImageProcessorPil(
+        size={"shortest_edge": round(max(height, width) / crop_fraction)},
+        crop_size={"height": height, "width": width},
+        image_mean=list(image_mean),
+        image_std=list(image_std),
+    )
+
+
+def export_student(
+    student: SparseUNetModel, folder: str | Path, image_processor: BaseImageProcessor, readme: str
+) -> Path:
+    """Write a folder that any transformers installation loads.
+
+    At its root stands the encoder as a stock checkpoint with its image processor, so that `AutoModel`,
+    `AutoModelForImageClassification` and pipelines take it without this package; `sparse_unet/` holds the whole
+    student with decoder, for those who continue pre-training or keep the decoder.
+
+    Args:
+        student: the trained student.
+        folder: created if need be; files of the same names are replaced.
+        image_processor: of the student.
+        readme: text of the folder's README.md.
+    """
+    folder = Path(folder)
+    student.to_native().save_pretrained(folder)
+    image_processor.save_pretrained(folder)
+    student.save_pretrained(folder / STUDENT_SUBFOLDER)
+    image_processor.save_pretrained(folder / STUDENT_SUBFOLDER)
+    (folder / "README.md").write_text(readme, encoding="utf-8")
+    return folder

@@ -1,0 +1,79 @@
+"""Recipes: a YAML file sets a script's defaults, flags override it, and a key that nobody reads is an error."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+
+def parse_recipe(
+    types: Sequence[type], arguments: Sequence[str] | None = None, description: str | None = None
+) -> tuple:
+    """Read `--recipe FILE` and flags into one instance of each dataclass in `types`.
+
+    Args:
+        types: dataclasses; their fields are the recipe's keys and the flags.
+        arguments: the command line; default: the process's.
+        description: what `--help` begins with.
+
+    Raises:
+        ValueError: the recipe is no mapping, a key is no field (the message names the nearest one) or has no value.
+        FileNotFoundError: there is no such recipe.
+        SystemExit: a flag is unknown or its value malformed (by argparse).
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = HfArgumentParser(list(types), description=description)
+    parser.add_argument("--recipe", help="YAML file with defaults for the flags below.")
+    path = _recipe_path(arguments)
+    if path is not None:
+        known = {field.name for kind in types for field in fields(kind) if field.init}
+        # As flags in front of the real ones, a recipe's values meet the same checks, and later flags win.
+        arguments = _as_flags(read_recipe(path), known, path) + arguments
+    *instances, _ = parser.parse_args_into_dataclasses(args=arguments)
+    return tuple(instances)
+
+
+def _as_flags(values: dict[str, Any], known: set[str], path: str) -> list[str]:
+    flags = []
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else "."
+            raise ValueError(f"recipe {path} has the key {key!r}, which no setting reads{hint}")
+        if value is None:
+            raise ValueError(f"recipe {path} gives no value for {key!r}: give one, or leave the key out.")
+        entries = value if isinstance(value, list) else [value]
+        texts = [json.dumps(entry) if isinstance(entry, dict | list | bool) else str(entry) for entry in entries]
+        flags += [f"--{key}", *texts] if isinstance(value, list) else [f"--{key}={texts[0]}"]
+    return flags
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """The recipe's mapping; plain YAML values only."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no recipe {str(path)!r} (--recipe).")
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"recipe {path} is not readable as YAML: {reason}.") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ValueError(f"recipe {path} must map settings to values, one `key: value` a line.")
+    return values
+
+
+def _recipe_path(arguments: list[str]) -> str | None:
+    for position, argument in enumerate(arguments):
+        if argument == "--recipe" and position + 1 < len(arguments):
+            return arguments[position + 1]
+        if argument.startswith("--recipe="):
+            return argument.removeprefix("--recipe=")
+    return None
