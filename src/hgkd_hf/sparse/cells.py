@@ -65,11 +65,12 @@ class Geometry:
 
     @property
     def out_block(self) -> tuple[int, int]:
+        """The side of a cell in positions of the output."""
         return self.block[0] // self.stride[0], self.block[1] // self.stride[1]
 
     @property
     def halo(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """How far the windows of a block reach ((above, below), (left, right)) of it; negative where they stop short."""
+        """How far the windows of a block reach ((above, below), (left, right)) of it; negative if they stop short."""
         return tuple(
             (padding, dilation * (kernel - 1) - padding - (stride - 1))
             for kernel, stride, padding, dilation in zip(self.kernel, self.stride, self.padding, self.dilation)
@@ -107,7 +108,7 @@ class CellsBackend:
 
     def __init__(self, cells: VisibleCells):
         self.cells = cells
-        self.cell_size = cells.grid  # in pixels; known from `enter` on
+        self.cell_size: tuple[int, int] | None = None  # in pixels; known from `enter` on
         self._windows: dict[Geometry, tuple[Tensor, Tensor, Tensor]] = {}
         self._taps: dict[Geometry, list[tuple[Tensor, Tensor] | None]] = {}
 

@@ -75,18 +75,23 @@ def checked_padding_before(layer: nn.Module, x: Tensor) -> Pair:
     return before
 
 
-def check_stride(layer: nn.Module, block: Pair, cell: Pair) -> None:
+def check_stride(layer: nn.Module, block: Pair, cell: Pair | None) -> None:
     """The outputs of a cell must be its own.
 
     Args:
         layer: a convolution or pooling.
         block: the side of a cell, in positions of the layer's input.
-        cell: the side of a cell in pixels of the image.
+        cell: the side of a cell in pixels of the image, None if the image is not known.
 
     Raises:
-        ValueError: the stride does not divide the block; the message names cell sizes that go further.
+        ValueError: the stride does not divide the block, and the message names cell sizes that go further; or the
+            layer is a maximum over the whole image, in which hidden positions would count as zeros.
     """
-    for side, stride, pixels in zip(block, pair(layer.stride), cell):
+    if cell and isinstance(layer, nn.MaxPool2d) and max(pair(layer.kernel_size)) > max(cell):
+        raise ValueError(
+            f"{layer} takes the maximum of a whole image, in which hidden positions would count as zeros."
+        )
+    for side, stride, pixels in zip(block, pair(layer.stride), cell or block):
         if side % stride:
             total = pixels // side * stride
             nearest = sorted({max(pixels // total, 1) * total, (pixels // total + 1) * total})

@@ -28,7 +28,7 @@ class MaskedBackend:
 
     def __init__(self, cells: VisibleCells):
         self.cells = cells
-        self.cell_size = cells.grid  # in pixels; known from `enter` on
+        self.cell_size: tuple[int, int] | None = None  # in pixels; known from `enter` on
         self._visible: dict[tuple[int, int], Tensor] = {}
 
     def visible(self, x: Tensor) -> Tensor:

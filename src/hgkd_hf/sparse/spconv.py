@@ -3,7 +3,7 @@
 An optional extra, meant for float16 and float32 on NVIDIA GPUs; its CPU wheel is right, but slower than "cells".
 Features are rows (V, C, b, b) and every other operation is the cells backend's. A convolution whose kernel is wider
 than a pixel is spconv's gather, matrix product and scatter (https://github.com/traveller59/spconv, version 2.3.8),
-driven by index tables made here from the mask: spconv's own would let strided layers grow the set of visible positions.
+driven by index tables made here from the mask: with spconv's own, strided layers add visible positions.
 """
 
 from __future__ import annotations
@@ -34,8 +34,6 @@ class SpconvBackend(CellsBackend):
     """
 
     def __init__(self, cells: VisibleCells):
-        super().__init__(cells)
-        self._pairs: dict[Geometry, tuple[Tensor, Tensor]] = {}
         try:
             from spconv.pytorch import ops
         except ImportError as error:
@@ -54,12 +52,15 @@ class SpconvBackend(CellsBackend):
             # spconv's backward asks torch for the CUDA stream even on CPU, where it makes no use of it; torch without
             # CUDA raises. Where CUDA exists the question is answered, and spconv is left as it is.
             ops.get_current_stream = lambda: 0
+        super().__init__(cells)
+        self._pairs: dict[Geometry, tuple[Tensor, Tensor]] = {}
 
     def conv2d(self, layer: nn.Conv2d, dense: Dense, x: Tensor) -> Tensor:
         """Convolution of rows (V, I, b, b) to (V, O, b', b'): hidden and outside positions count as zeros.
 
         Raises:
-            ValueError: spconv cannot do it: groups, bfloat16, or tensors beyond its 32-bit offsets.
+            ValueError: the windows do not fit the cells, or spconv cannot do it: groups, bfloat16, or tensors beyond
+                its 32-bit offsets.
         """
         if layer.groups > 1:
             raise ValueError(f'{layer}: spconv has no grouped convolutions, use sparse backend "cells".')
@@ -69,12 +70,12 @@ class SpconvBackend(CellsBackend):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
         if dtype not in DTYPES:
             raise ValueError(f'{layer}: spconv has no {dtype}, use float16, float32 or sparse backend "cells".')
-        shape = Geometry(tuple(x.shape[-2:]), layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+        shape = self.geometry(layer, x)
         height, width = shape.out_block
         outputs = len(self.cells) * height * width
         if max(x.numel(), outputs * layer.out_channels) >= 2**31:
             raise ValueError(f"{layer}: spconv counts to 2**31 values a tensor only, use smaller batches.")
-        weight = layer.weight.to(dtype).permute(0, 2, 3, 1).contiguous()
+        weight = layer.kernel().to(dtype).permute(0, 2, 3, 1).contiguous()
         y = IndiceConvolution.apply(pixels(x.to(dtype)), weight, *self.pairs(shape), outputs)
         y = y if layer.bias is None else y + layer.bias.to(dtype)  # spconv adds none on CPU
         return y.view(len(self.cells), height, width, -1).permute(0, 3, 1, 2)
@@ -88,8 +89,7 @@ class SpconvBackend(CellsBackend):
         """
         if shape not in self._pairs:
             reach = [dilation * (kernel - 1) for kernel, dilation in zip(shape.kernel, shape.dilation)]
-            size = tuple((out - 1) * step + far + 1 for out, step, far in zip(shape.out_block, shape.stride, reach))
-            index, state = self.cells.neighbours(shape.block, *shape.padding, size)
+            index, state = self.cells.neighbours(shape.block, *shape.padding, shape.window)
 
             def by_tap(table: Tensor) -> Tensor:
                 """(V, rows, columns) to (kh*kw, V*b'*b')."""
@@ -112,6 +112,7 @@ class IndiceConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, pairs: Tensor, counts: Tensor, outputs: int) -> Tensor:
+        """The pair tables and counts are those of `SpconvBackend.pairs`, on the device of `x`."""
         from spconv.pytorch import ops
 
         ctx.save_for_backward(x, weight, pairs, counts)
@@ -121,6 +122,7 @@ class IndiceConvolution(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
+        """The gradients of `x` and `weight`; there is no second derivative."""
         from spconv.pytorch import ops
 
         x, weight, pairs, counts = ctx.saved_tensors
