@@ -88,9 +88,7 @@ def test_stem_that_pads_in_its_forward():
 
 
 def test_strides_are_named():
-    with pytest.raises(
-        ValueError, match=r"'encoder.stages.3.layers.0.layer.1.convolution'.*cell_size 16 does"
-    ):
+    with pytest.raises(ValueError, match=r"'encoder.stages.3.layers.0.layer.1.convolution'.*cell_size 16 does"):
         check_exact(build(ResNetConfig(depths=[1, 1, 1, 1], hidden_sizes=[8, 8, 8, 8], embedding_size=8)), 16)
 
 

@@ -174,7 +174,7 @@ def test_student_without_scales(config):
 
 
 def test_student_that_no_mask_can_follow():
-    with pytest.raises(ValueError, match=r"module 'encoder.*cannot be made exact"):
+    with pytest.raises(ValueError, match=r"layer 'encoder.*attention.*cannot be made exact"):
         SparseUNetModel(SparseUNetConfig(encoder_config=MobileViTConfig()))
 
 

@@ -121,20 +121,18 @@ class HGKDForPreTraining(AttachedTeacherMixin, PreTrainedModel):
         targets = self.teach(pixel_values, bool_masked_pos) if config.feature_weight else None
         decoded = self.student(pixel_values, bool_masked_pos).last_hidden_state
 
-        output = HGKDOutput(bool_masked_pos=bool_masked_pos, teacher_features=targets)
-        loss = 0.0
+        loss, terms = 0.0, {}
         if targets is not None:
             hidden = expand_mask(bool_masked_pos, targets[0].shape[-2:]) if config.positions == "masked" else None
-            output.feature_predictions = tuple(head(decoded) for head in self.feature_heads)
+            terms["feature_predictions"] = tuple(head(decoded) for head in self.feature_heads)
             losses = [
                 feature_regression_loss(prediction, target, hidden, config.loss, config.smooth_l1_beta)
-                for prediction, target in zip(output.feature_predictions, targets)
+                for prediction, target in zip(terms["feature_predictions"], targets)
             ]
-            output.feature_loss = torch.stack(losses).mean()
-            loss = loss + config.feature_weight * output.feature_loss
+            terms["feature_loss"] = torch.stack(losses).mean()
+            loss = loss + config.feature_weight * terms["feature_loss"]
         if config.pixel_weight:
-            output.pixel_predictions = self.pixel_head(decoded)
-            output.pixel_loss = pixel_reconstruction_loss(output.pixel_predictions, pixel_values, bool_masked_pos)
-            loss = loss + config.pixel_weight * output.pixel_loss
-        output.loss = loss
-        return output
+            terms["pixel_predictions"] = self.pixel_head(decoded)
+            terms["pixel_loss"] = pixel_reconstruction_loss(terms["pixel_predictions"], pixel_values, bool_masked_pos)
+            loss = loss + config.pixel_weight * terms["pixel_loss"]
+        return HGKDOutput(loss=loss, teacher_features=targets, bool_masked_pos=bool_masked_pos, **terms)

@@ -1,0 +1,62 @@
+from dataclasses import dataclass, field
+
+import pytest
+
+from hgkd_hf.recipe import parse_recipe
+
+
+@dataclass
+class Settings:
+    dataset: str
+    mask_ratio: float = 0.6
+    layers: list[int] = field(default_factory=lambda: [-1])
+    streaming: bool = False
+    student: str = "resnet-50"
+    cell_size: int | None = None
+
+
+def write(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_file_sets_defaults_and_flags_win(tmp_path):
+    path = write(
+        tmp_path,
+        "dataset: digits\nmask_ratio: 75e-2\nlayers: [-2, 10]\nstreaming: true\nstudent: {model_type: resnet}\n",
+    )
+    (settings,) = parse_recipe([Settings], ["--recipe", path, "--mask_ratio", "0.5", "--cell_size", "64"])
+    assert settings == Settings("digits", 0.5, [-2, 10], True, '{"model_type": "resnet"}', 64)
+    (settings,) = parse_recipe([Settings], [f"--recipe={path}"])
+    assert settings.mask_ratio == 0.75
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        (
+            "dataset: a\nmask_ration: 0.5\n",
+            "has the key 'mask_ration', which no setting reads: did you mean 'mask_ratio'",
+        ),
+        ("dataset: a\nzzz: 1\n", "has the key 'zzz', which no setting reads."),
+        ("- a\n", "must map settings to values"),
+        ("dataset: [a\n", "is not readable as YAML"),
+        ("dataset:\n", "gives no value for 'dataset'"),
+        ("dataset: !!python/object/apply:os.system ['true']\n", "is not readable as YAML"),
+    ],
+)
+def test_bad_recipe(tmp_path, text, match):
+    with pytest.raises(ValueError, match=match):
+        parse_recipe([Settings], ["--recipe", write(tmp_path, text)])
+
+
+def test_value_of_the_wrong_type(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        parse_recipe([Settings], ["--recipe", write(tmp_path, "dataset: a\nmask_ratio: much\n")])
+    assert "invalid float value: 'much'" in capsys.readouterr().err
+
+
+def test_missing_recipe():
+    with pytest.raises(FileNotFoundError, match="there is no recipe 'nowhere.yaml'"):
+        parse_recipe([Settings], ["--recipe", "nowhere.yaml"])
