@@ -291,7 +291,13 @@ def finish(run: Path, args, training, trainer: DistillationTrainer, summary: dic
         | {"Python": platform.python_version()},
         command=shlex.join(["accelerate", "launch", *sys.argv]),
     )
-    student = export_student(trainer.model.student, run / "student", trainer.processing_class, card.render())
+    readme = card.render()
+    student = export_student(trainer.model.student, run / "student", trainer.processing_class, readme)
+    best = trainer.state.best_model_checkpoint
+    if best is not None and not best.endswith(f"-{trainer.state.global_step}"):
+        summary["best"] = {"checkpoint": best, "eval_knn_accuracy": trainer.state.best_metric}
+        best_student = HGKDForPreTraining.from_pretrained(best).student
+        export_student(best_student, run / "student-best", trainer.processing_class, readme)
     (run / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(f"{summary['steps']} steps in {summary['train_seconds']} s, mean loss {summary['train_loss']:.4f}")
     if "after" in summary:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +50,6 @@ class DistillationArguments(TrainingArguments):
     remove_unused_columns: bool = False
     dataloader_num_workers: int = 0
     ddp_find_unused_parameters: bool | None = False
-    metric_for_best_model: str | None = None
     save_total_limit: int | None = 2
 
     def __post_init__(self):
@@ -64,12 +62,6 @@ class DistillationArguments(TrainingArguments):
         super().__post_init__()
         if scaled:
             self.learning_rate = self.base_learning_rate * self.images_per_step / 256
-        if self.world_size != int(os.environ.get("WORLD_SIZE", 1)):
-            raise RuntimeError(
-                f"{os.environ['WORLD_SIZE']} processes were launched, but they do not see each other "
-                f"(world size {self.world_size}): launch with torchrun, or with `accelerate launch --multi_gpu` also "
-                f"on CPUs."
-            )
 
     @property
     def images_per_step(self) -> int:
@@ -81,7 +73,8 @@ class DistillationTrainer(Trainer):
     """Trains a distiller: a model whose output has `loss` first and named scalar terms beside it.
 
     It logs every named term, keeps biases, norms and mask tokens free of weight decay, tells the dataset its epoch,
-    shares BatchNorm statistics among processes, and evaluates the student's features by kNN.
+    shares BatchNorm statistics among processes, and evaluates the student's features by kNN. With evaluations, the best
+    checkpoint by kNN accuracy is kept beside the last.
 
     Args:
         model: e.g. `HGKDForPreTraining` with its teacher attached; must have `image_features(pixel_values)`.
@@ -102,6 +95,8 @@ class DistillationTrainer(Trainer):
     ):
         if args.sync_batch_norm and args.world_size > 1:
             synchronise_batch_norm(model)
+        if knn_datasets is not None and args.metric_for_best_model is None:
+            args.metric_for_best_model, args.greater_is_better = "knn_accuracy", True
         super().__init__(
             model=model.to(memory_format=torch.channels_last),
             args=args,

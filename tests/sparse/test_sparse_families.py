@@ -99,7 +99,7 @@ def test_hidden_pixels_never_matter(name, backend):
 def test_no_mask_is_the_stock_network(name, train):
     stock = build(FAMILIES[name]).train(train)
     classes = [type(module) for module in stock.modules()]
-    sparse = sparsify(copy.deepcopy(stock))
+    sparse = sparsify(sparsify(copy.deepcopy(stock)))  # twice is harmless
     assert sparse.state_dict().keys() == stock.state_dict().keys()
     images = torch.randn(2, 3, 64, 64, dtype=torch.float64)
     with visible(draw_cells(2, (2, 2), 0.5), "cells") as backend:

@@ -47,35 +47,30 @@ def check_exact(backbone: nn.Module, cell_size: int, image_channels: int = 3) ->
     generator = torch.Generator().manual_seed(0)
     images, others = torch.randn(2, 2, image_channels, *size, generator=generator, dtype=torch.float64)
     hidden = expand_mask(cells.bool_masked_pos, size)[:, None]
-    with _Watcher(net, cells) as watcher:
-        watcher.run(images, "cells")
-        watcher.run(torch.where(hidden, others, images), "masked")
+    watcher = _Watcher(net, cells)
+    watcher.run(images, "cells")
+    watcher.run(torch.where(hidden, others, images), "masked")
 
 
 class _Watcher:
-    """Records what every module gives with the backend "cells", and compares it with what it gives with "masked"."""
+    """Records what every module gives with the backend "cells", and compares it with what it gives with "masked".
+
+    Its hooks stay on `net`, which must be a copy that is thrown away.
+    """
 
     def __init__(self, net: nn.Module, cells: VisibleCells):
         self.net, self.cells = net, cells
         self.modules = dict(net.named_modules())
         self.rows: dict[tuple[str, int, int], Tensor] = {}  # by module, call and place among its outputs
         self.running: list[str] = []
-        self.hooks = []
-
-    def __enter__(self) -> _Watcher:
         inside = ()  # what a sparse layer holds is its own affair
         for name, module in self.modules.items():
             if name.startswith(inside):
                 continue
             if isinstance(module, SparseLayer):
                 inside = (*inside, name + ".")
-            self.hooks.append(module.register_forward_pre_hook(partial(self._before, name)))
-            self.hooks.append(module.register_forward_hook(partial(self._after, name)))
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for hook in self.hooks:
-            hook.remove()
+            module.register_forward_pre_hook(partial(self._before, name))
+            module.register_forward_hook(partial(self._after, name))
 
     @torch.no_grad()
     def run(self, images: Tensor, backend: str) -> None:

@@ -37,12 +37,10 @@ def sparsify(backbone: nn.Module) -> nn.Module:
     """
     modules = dict(backbone.named_modules())
     replacements = {}
-    inner = set()  # names of what belongs to a layer that is replaced as a whole, such as its activation
     for name, module in modules.items():
-        parent_name = name.rpartition(".")[0]
-        parent = modules[parent_name] if name else None
-        if name and (parent_name in inner or parent in replacements or isinstance(parent, SparseLayer)):
-            inner.add(name)
+        parent = modules[name.rpartition(".")[0]] if name else None
+        if parent in replacements or isinstance(parent, SparseLayer):
+            continue  # part of a layer that is replaced as a whole, such as its activation
         elif isinstance(module, SparseLayer) or is_pointwise(module):
             continue
         elif (base := sparse_base(module)) is not None:
