@@ -83,7 +83,7 @@ def test_no_weight_decay_on_norms_biases_and_mask_tokens(hgkd, tmp_path):
     trainer = DistillationTrainer(hgkd, arguments(tmp_path), Pictures())
     decayed = set(trainer.get_decay_parameter_names(hgkd))
     for name, parameter in hgkd.named_parameters():
-        norm = "norm" in name or name.endswith((".1.weight", ".4.weight")) and parameter.dim() == 1
+        norm = "norm" in name or (name.endswith((".1.weight", ".4.weight")) and parameter.dim() == 1)
         assert (name in decayed) == (not norm and not name.endswith(("bias", "mask_token"))), name
     optimized = {id(p) for group in trainer.create_optimizer().param_groups for p in group["params"]}
     assert optimized == {id(p) for p in hgkd.parameters()}

@@ -73,8 +73,8 @@ class DistillationTrainer(Trainer):
     """Trains a distiller: a model whose output has `loss` first and named scalar terms beside it.
 
     It logs every named term, keeps biases, norms and mask tokens free of weight decay, tells the dataset its epoch,
-    shares BatchNorm statistics among processes, and evaluates the student's features by kNN. With evaluations, the best
-    checkpoint by kNN accuracy is kept beside the last.
+    shares BatchNorm statistics among processes, and evaluates the student's features by kNN. With evaluations,
+    the best checkpoint by kNN accuracy is kept beside the last.
 
     Args:
         model: e.g. `HGKDForPreTraining` with its teacher attached; must have `image_features(pixel_values)`.

@@ -1,1 +1,1 @@
-"""Distillation methods, one a folder: a config and a `PreTrainedModel` around student, heads and an attached teacher."""
+"""Distillation methods, one a folder: a config, and a model around student, heads and an attached teacher."""

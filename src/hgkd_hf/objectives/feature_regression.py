@@ -40,7 +40,7 @@ def feature_regression_loss(
     if bool_masked_pos is not None:
         if bool_masked_pos.shape != prediction.shape[:3]:
             raise ValueError(
-                f"bool_masked_pos {tuple(bool_masked_pos.shape)} does not fit features of {tuple(prediction.shape[:3])}."
+                f"bool_masked_pos {tuple(bool_masked_pos.shape)} does not fit features {tuple(prediction.shape[:3])}."
             )
         if not bool_masked_pos.any():
             raise ValueError(
