@@ -20,7 +20,7 @@ def random(*shape, seed):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def compute(rows):
+def compute(rows, gather):
     """Each term on `rows` of one batch: its value, the gradient of the rows, the gradient of shared parameters."""
     results = {}
 
@@ -47,12 +47,12 @@ def compute(rows):
             classifier=lambda x: x[..., :3],
             labels=labels,
             exclude_same_label=exclude,
-            gather=True,
+            gather=gather,
         )
         record(name, terms["loss"], student)
 
     torch.manual_seed(0)
-    contrast = ContrastiveLoss(4, 3, projection_dim=5, gather=True).double()
+    contrast = ContrastiveLoss(4, 3, projection_dim=5, gather=gather).double()
     student = random(BATCH, 4, seed=5)[rows].requires_grad_()
     loss = contrast(student, random(BATCH, 3, seed=6)[rows])["loss"]
     record("contrastive", loss, student, list(contrast.parameters()))
@@ -69,7 +69,7 @@ def worker(rank, folder):
         timeout=timedelta(seconds=60),
     )
     each = BATCH // PROCESSES
-    torch.save(compute(slice(rank * each, (rank + 1) * each)), f"{folder}/{rank}.pt")
+    torch.save(compute(slice(rank * each, (rank + 1) * each), gather=True), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -82,7 +82,7 @@ def parts(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole():
-    return compute(slice(None))
+    return compute(slice(None), gather=False)
 
 
 @pytest.mark.parametrize("name", TERMS)

@@ -27,6 +27,7 @@ WINDOWS = {
     "grouped": nn.Conv2d(8, 8, 3, padding=1, groups=2),
     "depthwise 3x3": nn.Conv2d(8, 8, 3, padding=1, groups=8),
     "depthwise 7x7": nn.Conv2d(8, 8, 7, padding=3, groups=8),
+    "depthwise 1x7": nn.Conv2d(8, 8, (1, 7), padding=(0, 3), groups=8),
     "depthwise 5x5 stride 2": nn.Conv2d(8, 16, 5, stride=2, padding=2, groups=8),
     "depthwise dilation 2": nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8),
     "depthwise 1x1": nn.Conv2d(8, 8, 1, groups=8),

@@ -164,7 +164,7 @@ def multi_scale_contrastive_loss(
         raise ValueError(f"selection {selection!r} asks the teacher's classifier, but none is given.")
     if labels is None and (selection != "all" or exclude_same_label):
         raise ValueError(f"selection {selection!r} with exclude_same_label={exclude_same_label} needs labels.")
-    students, teachers = pool_regions(student, layout), pool_regions(teacher.detach(), layout)
+    students, teachers = pool_regions(student, layout), pool_regions(teacher, layout)
     weights = selection_weights(teachers, classifier, labels, selection)
     sample_wise = sample_wise_loss(
         *(torch.cat(parts, 1) for parts in (students, teachers, weights)),
