@@ -1,0 +1,149 @@
+"""A frozen image classifier as teacher: logits, and the map that its classifier pools."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from ...teachers import IMAGENET_MEAN, IMAGENET_STD, _image_statistics, _resolve_revision
+from .student_layers import logits_and_maps, student_layers
+
+
+@dataclass
+class ClassifierTeacherOutput(ModelOutput):
+    """What a classifier sees in a batch of images.
+
+    Attributes:
+        logits: (B, num_labels) float32.
+        feature_maps: one (B, C, h, w) float32, its `last_hidden_state`.
+    """
+
+    logits: Tensor | None = None
+    feature_maps: tuple[Tensor, ...] | None = None
+
+
+class ClassifierTeacher(nn.Module):
+    """A frozen stock image classifier, CNN or plain ViT, with its own normalisation; stays in eval mode.
+
+    Beside `PatchTeacher`, which reads any layers of a ViT, this one has labels, and may be a CNN.
+
+    Args:
+        model: any `AutoModelForImageClassification`; taken over and frozen for good.
+        image_size: pixels, int or (H, W), that it works at; default: the model config's, or the images' own.
+        image_mean, image_std: its normalisation of RGB values in [0, 1].
+        name_or_path, revision: where the weights came from.
+
+    Attributes:
+        num_labels: number of its classes.
+        hidden_sizes: (C,), channels of its map.
+        classifies_regions: whether `classify` can be asked.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        image_size: int | Sequence[int] | None = None,
+        image_mean: Sequence[float] = IMAGENET_MEAN,
+        image_std: Sequence[float] = IMAGENET_STD,
+        name_or_path: str | None = None,
+        revision: str | None = None,
+    ):
+        super().__init__()
+        self.name_or_path, self.revision = name_or_path, revision
+        self.model = model.requires_grad_(False).eval()
+        self.layers, self._layer = (-1,), student_layers(model.config)[-1]
+        self.num_labels, self.hidden_sizes = model.config.num_labels, (self._layer.channels,)
+        size = image_size or getattr(model.config, "image_size", None)
+        self.image_size = (size, size) if isinstance(size, int) else size and tuple(size)
+        for key, values in (("image_mean", image_mean), ("image_std", image_std)):
+            statistics = torch.tensor(values, dtype=torch.float32, device=model.device).view(1, 3, 1, 1)
+            self.register_buffer(key, statistics, persistent=False)
+        base = {id(module) for module in model.base_model.modules()}
+        self._heads = [m for m in model.modules() if isinstance(m, nn.Linear) and id(m) not in base]
+        self.classifies_regions = self._probe()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike,
+        *,
+        revision: str | None = None,
+        image_size: int | Sequence[int] | None = None,
+        dtype: torch.dtype = torch.float32,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> ClassifierTeacher:
+        """Load a classifier from the Hub or a folder: safetensors only, without remote code, in `dtype`.
+
+        Raises:
+            ValueError: the checkpoint lacks weights, e.g. the classifier's.
+            OSError: the Hub's own error for a repository, revision or file that is not there.
+        """
+        name = os.fspath(name_or_path)
+        revision = _resolve_revision(name, revision, token, local_files_only)
+        hub = {"revision": revision, "token": token, "local_files_only": local_files_only}
+        model, loading = AutoModelForImageClassification.from_pretrained(
+            name, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **hub
+        )
+        if loading["missing_keys"]:
+            raise ValueError(
+                f"the classifier {name!r} would be partly random: its checkpoint lacks "
+                f"{', '.join(sorted(loading['missing_keys'])[:3])}; choose one that was trained to classify."
+            )
+        mean, std = _image_statistics(name, hub)
+        return cls(model, image_size, mean, std, name, revision)
+
+    def train(self, mode: bool = True) -> ClassifierTeacher:
+        """Stay in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, bool_masked_pos: Tensor | None = None) -> ClassifierTeacherOutput:
+        """Classify images (B, 3, H, W), RGB in [0, 1], resized if need be; no mask is heeded."""
+        images = images.float()
+        if self.image_size is not None and tuple(images.shape[-2:]) != self.image_size:
+            images = F.interpolate(images, self.image_size, mode="bicubic", antialias=True).clamp(0, 1)
+        pixel_values = ((images - self.image_mean) / self.image_std).to(self.model.dtype)
+        logits, maps = logits_and_maps(self.model, pixel_values, [self._layer])
+        return ClassifierTeacherOutput(logits.float(), tuple(m.float() for m in maps))
+
+    @torch.no_grad()
+    def classify(self, features: Tensor) -> Tensor:
+        """What the classifier says of parts of its map: features (..., C) to logits (..., num_labels).
+
+        Exact for CNNs: the mean over the whole map gives the image's logits. A ViT's classifier was trained on the
+        class token, so that for patch tokens this is an extrapolation.
+        """
+        norm = getattr(self.model.base_model, "layernorm", None)  # ConvNeXt's, between pooling and classifier
+        features = features.to(self.model.dtype)
+        if norm is not None and not self._is_vit:
+            features = norm(features)
+        return self._heads[0](features).float()
+
+    @torch.no_grad()
+    def _probe(self) -> bool:
+        """Whether the classifier is one linear layer on the pooled map, found by asking it."""
+        height, width = self.image_size or (224, 224)
+        gradient = torch.linspace(0, 1, 3 * height * width, device=self.image_mean.device)  # not blank, not random
+        output = self(gradient.view(1, 3, height, width))
+        pooled = output.feature_maps[0].mean((2, 3))
+        self._is_vit = hasattr(self.model.config, "num_attention_heads") and hasattr(self.model.config, "patch_size")
+        if len(self._heads) != 1 or self._heads[0].in_features != pooled.shape[1]:
+            return False
+        return self._is_vit or torch.allclose(self.classify(pooled), output.logits, rtol=1e-2, atol=1e-3)
+
+
+def teacher_logits(classifier: ClassifierTeacher, pixel_values: Tensor, config: PreTrainedConfig) -> Tensor:
+    """Logits (B, num_labels) of images (B, 3, H, W) that were normalised with the student's mean and std."""
+    if classifier.model.device != pixel_values.device:
+        classifier.to(pixel_values.device)
+    with torch.no_grad(), torch.autocast(pixel_values.device.type, enabled=False):
+        mean, std = (pixel_values.new_tensor(v).view(1, -1, 1, 1) for v in (config.image_mean, config.image_std))
+        return classifier((pixel_values * std + mean).clamp(0, 1)).logits
