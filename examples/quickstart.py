@@ -85,17 +85,26 @@ def main() -> None:
         "pretrain_teacher.py",
         **common,
         output_dir=out / "teacher",
+        image_size=32,
         patch_size=8,
+        mask_ratio=0.5,
         hidden_size=128,
-        num_hidden_layers=6,
+        num_hidden_layers=4,
         decoder_hidden_size=64,
         decoder_num_hidden_layers=2,
-        max_steps=600 // factor,
+        max_steps=800 // factor,
         per_device_train_batch_size=128,
-        learning_rate=1e-3,
+        learning_rate=2e-3,
     )
-    student = {"student": json.dumps(STUDENT), "decoder_width": 64, "max_steps": 400 // factor, "learning_rate": 1e-3}
-    student |= {"per_device_train_batch_size": 64, "knn_split": "test", "eval_strategy": "steps", "eval_steps": 100}
+    student = {"student": json.dumps(STUDENT), "decoder_width": 64, "max_steps": 300 // factor, "learning_rate": 1e-3}
+    student |= {
+        "image_size": IMAGE_SIZE,
+        "teacher_image_size": 32,
+        "per_device_train_batch_size": 64,
+        "knn_split": "test",
+        "eval_strategy": "steps",
+        "eval_steps": 100,
+    }
     teacher = out / "teacher/teacher"
     run("distill.py", **common, **student, output_dir=out / "hgkd", teacher=teacher)
     run("distill.py", **common, **student, output_dir=out / "spark", decoder="full", feature_weight=0, pixel_weight=1)

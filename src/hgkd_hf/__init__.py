@@ -6,6 +6,12 @@ Importing it registers every config and model with transformers' Auto classes.
 from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForPreTraining
 
 from .distillers.hgkd import HGKDConfig, HGKDForPreTraining
+from .distillers.manifold import (
+    ClassifierTeacher,
+    ManifoldDistillationConfig,
+    ManifoldDistillationForImageClassification,
+)
+from .distillers.msdcrd import MSDCRDConfig, MSDCRDForImageClassification
 from .masking import VisibleCells, random_cell_mask
 from .sparse import sparsify, visible
 from .students.sparse_unet import (
@@ -23,10 +29,19 @@ AutoBackbone.register(SparseUNetConfig, SparseUNetBackbone)
 AutoModelForImageClassification.register(SparseUNetConfig, SparseUNetForImageClassification)
 AutoConfig.register("hgkd", HGKDConfig)
 AutoModelForPreTraining.register(HGKDConfig, HGKDForPreTraining)
+AutoConfig.register("manifold_distillation", ManifoldDistillationConfig)
+AutoModelForImageClassification.register(ManifoldDistillationConfig, ManifoldDistillationForImageClassification)
+AutoConfig.register("msdcrd", MSDCRDConfig)
+AutoModelForImageClassification.register(MSDCRDConfig, MSDCRDForImageClassification)
 
 __all__ = [
+    "ClassifierTeacher",
     "HGKDConfig",
     "HGKDForPreTraining",
+    "MSDCRDConfig",
+    "MSDCRDForImageClassification",
+    "ManifoldDistillationConfig",
+    "ManifoldDistillationForImageClassification",
     "PatchTeacher",
     "SparseUNetBackbone",
     "SparseUNetConfig",

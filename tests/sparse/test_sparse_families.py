@@ -1,6 +1,7 @@
 """Every family of students: the backends agree, hidden pixels never matter, and no mask means the stock network."""
 
 import copy
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -44,17 +45,19 @@ FAMILIES = {
     "bit bottleneck": BitConfig(**BIT, global_padding="same", embedding_dynamic_padding=True, layer_type="bottleneck"),
     "poolformer": PoolFormerConfig(**SMALL, drop_path_rate=0.4),
 }
+BACKENDS = ["cells", "spconv"] if find_spec("spconv") else ["cells"]
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("ratio", [0.0, 0.4, 0.75])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_cells_equal_masked(name, ratio, train):
+def test_backends_equal_masked(name, ratio, train):
     net = build(FAMILIES[name]).train(train)
     images = torch.randn(2, 3, 96, 96, dtype=torch.float64)
     cells = draw_cells(2, (3, 3), ratio)
     expected = run(net, images, cells, "masked")
-    assert_equal(run(net, images, cells, "cells"), expected, 1e-9)
+    for backend in BACKENDS:
+        assert_equal(run(net, images, cells, backend), expected, 1e-9)
     gradients = [value for key, value in expected.items() if key.startswith("gradient")]
     assert sum(bool(gradient.any()) for gradient in gradients) > 0.7 * len(gradients)  # but for dropped branches
 

@@ -133,8 +133,6 @@ def test_threads_do_not_race(first, before, request):
 @pytest.mark.parametrize(
     ("layer", "dtype", "autocast", "match"),
     [
-        (nn.Conv2d(4, 4, 3, padding=1, groups=4), torch.float32, None, r"groups=4\): spconv has no grouped conv"),
-        (nn.Conv2d(4, 4, 1, groups=2), torch.float32, None, r"groups=2\): spconv has no grouped convolutions"),
         (nn.Conv2d(4, 4, 3, padding=1), torch.bfloat16, None, "Conv2d.*no torch.bfloat16, use float16, float32 or"),
         (nn.Conv2d(4, 4, 3, padding=1), torch.float32, torch.bfloat16, "Conv2d.*no torch.bfloat16, use float16"),
     ],

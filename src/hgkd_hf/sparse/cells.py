@@ -35,6 +35,9 @@ from .norm import batch_norm
 #   taps     1.40 | 1.21  1.94 | 1.60  2.57 | 2.14  4.02 | 2.95
 HALO_BLOCK = 8
 
+# With fewer channels than this, an index for every pixel of a window costs more than the pixels: the image at the stem.
+FEW_CHANNELS = 8
+
 # Grouped and depthwise convolutions run as windows with a halo while a window is at most this many times as wide as
 # its block, and otherwise on whole maps with zeros in the hidden cells, the only operation here that does not get
 # cheaper with the mask. The same measurement, whole map without mask = 1 (float32 | bf16, one thread):
@@ -229,7 +232,9 @@ class CellsBackend:
         return Geometry(block, pair(layer.kernel_size), stride, padding, pair(getattr(layer, "dilation", 1)))
 
     def window(self, x: Tensor, shape: Geometry, outside: float = 0.0) -> Tensor:
-        """Rows (V, C, b, b) enlarged by the halo that `shape` reads: zeros in hidden cells, `outside` off the image."""
+        """Rows (V, C, b, b) with the halo that `shape` reads: zeros in hidden cells, `outside` off the image."""
+        if x.shape[1] < FEW_CHANNELS:
+            return self.cut_windows(x, shape, outside)
         if shape not in self._windows:
             index, state = self.cells.neighbours(shape.block, *shape.padding, shape.window)
             self._windows[shape] = index, *((state.flatten() == kind).nonzero()[:, 0] for kind in (1, 2))
@@ -238,8 +243,16 @@ class CellsBackend:
         rows = rows.index_fill_(0, hidden, 0).index_fill_(0, off, outside)
         return rows.view(*index.shape, -1).permute(0, 3, 1, 2)
 
+    def cut_windows(self, x: Tensor, shape: Geometry, outside: float) -> Tensor:
+        """`window` without an index for every pixel: the cells' windows of the padded map, cut out whole."""
+        vertical, horizontal = shape.halo
+        maps = F.pad(self.cells.scatter(x), (*horizontal, *vertical), value=outside)
+        windows = maps.unfold(2, shape.window[0], shape.block[0]).unfold(3, shape.window[1], shape.block[1])
+        row, column = self.cells.cell_index // self.cells.grid[1], self.cells.cell_index % self.cells.grid[1]
+        return windows[self.cells.image_index, :, row, column].contiguous(memory_format=torch.channels_last)
+
     def taps(self, shape: Geometry) -> list[tuple[Tensor, Tensor] | None]:
-        """For each kernel tap, row-major: which (output pixel, input pixel) pairs of rows it joins; None = all, in order."""
+        """For each kernel tap, row-major, the (output, input) pixels of rows that it joins; None: each with itself."""
         if shape not in self._taps:
             taps = []
             for ky in range(shape.kernel[0]):
@@ -262,6 +275,7 @@ class TapConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, taps: list[tuple[Tensor, Tensor] | None], out_block) -> Tensor:
+        """Rows (V, I, b, b) and weight (O, I, kh, kw) to (V, O, *out_block)."""
         ctx.save_for_backward(x, weight)
         ctx.taps = taps
         y = new_rows(x, weight.shape[0], out_block)
@@ -278,7 +292,8 @@ class TapConvolution(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        """Gradients of rows and weight."""
         x, weight = ctx.saved_tensors
         inputs, grads = pixels(x), pixels(grad)
         grad_weight = torch.empty_like(weight)

@@ -22,10 +22,10 @@ MASK = [
 ]
 
 
-def check_exact(backbone: nn.Module, cell_size: int, image_channels: int = 3) -> None:
+def check_exact(backbone: nn.Module, cell_size: int, image_channels: int = 3, backend: str = "cells") -> None:
     """Make sure that a network computes on visible cells what it should, before long work depends on it.
 
-    Runs the backends "masked" and "cells" on two small images (3x3 cells) whose hidden pixels differ between the two
+    Runs the backends "masked" and `backend` on two small images (3x3 cells) whose hidden pixels differ between the two
     runs, and compares what every module gives at visible positions. BatchNorm uses batch statistics, all else is in
     eval mode. It works on a copy in float64 on the CPU: the network itself, its mode, buffers and the random state
     stay as they are. Vectors of a whole image (a classifier's, or a mean in a network's own forward) are not compared.
@@ -34,6 +34,7 @@ def check_exact(backbone: nn.Module, cell_size: int, image_channels: int = 3) ->
         backbone: a network, sparsified already or not; its forward takes images (B, image_channels, H, W).
         cell_size: side of a mask cell in pixels, a multiple of the network's total stride.
         image_channels: number of channels of an image.
+        backend: the one that is held against "masked".
 
     Raises:
         ValueError: a module differs between the backends, or cannot run on them; the message names the first one.
@@ -48,12 +49,12 @@ def check_exact(backbone: nn.Module, cell_size: int, image_channels: int = 3) ->
     images, others = torch.randn(2, 2, image_channels, *size, generator=generator, dtype=torch.float64)
     hidden = expand_mask(cells.bool_masked_pos, size)[:, None]
     watcher = _Watcher(net, cells)
-    watcher.run(images, "cells")
+    watcher.run(images, backend)
     watcher.run(torch.where(hidden, others, images), "masked")
 
 
 class _Watcher:
-    """Records what every module gives with the backend "cells", and compares it with what it gives with "masked".
+    """Records what every module gives with a backend, and compares it with what it gives with "masked".
 
     Its hooks stay on `net`, which must be a copy that is thrown away.
     """
@@ -99,7 +100,7 @@ class _Watcher:
             key = name, self.calls[name], place
             if hasattr(value, "zero_padding"):
                 continue  # the backends pad at different moments
-            if self.backend == "cells":
+            if self.backend != "masked":
                 self.rows[key] = value.clone()  # an operation in place may follow
             elif not self._equal(value, self.rows.pop(key)):
                 parent = f", in {self._describe(name.rpartition('.')[0])}" if name else ""

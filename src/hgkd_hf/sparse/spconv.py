@@ -3,7 +3,8 @@
 An optional extra, meant for float16 and float32 on NVIDIA GPUs; its CPU wheel is right, but slower than "cells".
 Features are rows (V, C, b, b) and every other operation is the cells backend's. A convolution whose kernel is wider
 than a pixel is spconv's gather, matrix product and scatter (https://github.com/traveller59/spconv, version 2.3.8),
-driven by index tables made here from the mask: with spconv's own, strided layers add visible positions.
+driven by index tables made here from the mask: with spconv's own, strided layers add visible positions. Grouped
+convolutions, which spconv lacks, are the cells backend's.
 """
 
 from __future__ import annotations
@@ -59,12 +60,10 @@ class SpconvBackend(CellsBackend):
         """Convolution of rows (V, I, b, b) to (V, O, b', b'): hidden and outside positions count as zeros.
 
         Raises:
-            ValueError: the windows do not fit the cells, or spconv cannot do it: groups, bfloat16, or tensors beyond
+            ValueError: the windows do not fit the cells, or spconv cannot do it: bfloat16, or tensors beyond
                 its 32-bit offsets.
         """
-        if layer.groups > 1:
-            raise ValueError(f'{layer}: spconv has no grouped convolutions, use sparse backend "cells".')
-        if layer.kernel_size == (1, 1):
+        if layer.kernel_size == (1, 1) or layer.groups > 1:  # spconv reinterprets 1x1 weights, and has no groups
             return super().conv2d(layer, dense, x)
         device = x.device.type  # a custom Function is not autocast by itself
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
