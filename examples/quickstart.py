@@ -73,13 +73,7 @@ def main() -> None:
     write_digits(digits)
 
     factor = 20 if args.short else 1
-    common = {
-        "dataset": digits,
-        "image_size": IMAGE_SIZE,
-        "flip_probability": 0,
-        "seed": args.seed,
-        "logging_steps": 10,
-    }
+    common = {"dataset": digits, "flip_probability": 0, "seed": args.seed, "logging_steps": 10}
     common |= {"save_strategy": "no", "disable_tqdm": True}
     run(
         "pretrain_teacher.py",
@@ -96,17 +90,19 @@ def main() -> None:
         per_device_train_batch_size=128,
         learning_rate=2e-3,
     )
-    student = {"student": json.dumps(STUDENT), "decoder_width": 64, "max_steps": 300 // factor, "learning_rate": 1e-3}
-    student |= {
+    student = {
+        "student": json.dumps(STUDENT),
+        "decoder_width": 64,
         "image_size": IMAGE_SIZE,
-        "teacher_image_size": 32,
+        "max_steps": 300 // factor,
+        "learning_rate": 1e-3,
         "per_device_train_batch_size": 64,
         "knn_split": "test",
         "eval_strategy": "steps",
         "eval_steps": 100,
     }
     teacher = out / "teacher/teacher"
-    run("distill.py", **common, **student, output_dir=out / "hgkd", teacher=teacher)
+    run("distill.py", **common, **student, output_dir=out / "hgkd", teacher=teacher, teacher_image_size=32)
     run("distill.py", **common, **student, output_dir=out / "spark", decoder="full", feature_weight=0, pixel_weight=1)
     table = evaluate(out, digits)
     (out / "results.json").write_text(json.dumps(table, indent=2) + "\n")

@@ -12,6 +12,7 @@ from .distillers.manifold import (
     ManifoldDistillationForImageClassification,
 )
 from .distillers.msdcrd import MSDCRDConfig, MSDCRDForImageClassification
+from .distillers.rob import RoBConfig, RoBForPreTraining
 from .masking import VisibleCells, random_cell_mask
 from .sparse import sparsify, visible
 from .students.sparse_unet import (
@@ -29,6 +30,8 @@ AutoBackbone.register(SparseUNetConfig, SparseUNetBackbone)
 AutoModelForImageClassification.register(SparseUNetConfig, SparseUNetForImageClassification)
 AutoConfig.register("hgkd", HGKDConfig)
 AutoModelForPreTraining.register(HGKDConfig, HGKDForPreTraining)
+AutoConfig.register("rob", RoBConfig)
+AutoModelForPreTraining.register(RoBConfig, RoBForPreTraining)
 AutoConfig.register("manifold_distillation", ManifoldDistillationConfig)
 AutoModelForImageClassification.register(ManifoldDistillationConfig, ManifoldDistillationForImageClassification)
 AutoConfig.register("msdcrd", MSDCRDConfig)
@@ -43,6 +46,8 @@ __all__ = [
     "ManifoldDistillationConfig",
     "ManifoldDistillationForImageClassification",
     "PatchTeacher",
+    "RoBConfig",
+    "RoBForPreTraining",
     "SparseUNetBackbone",
     "SparseUNetConfig",
     "SparseUNetForImageClassification",

@@ -120,9 +120,9 @@ def test_two_processes_equal_one(images, teacher_folder, tmp_path):
     common = {"teacher": teacher_folder, "max_steps": 5}
     one = launch(flags(images, tmp_path / "one", per_device_train_batch_size=8, **common))
     assert one.returncode == 0, one.stderr[-3000:]
-    two = launch(
-        flags(images, tmp_path / "two", **common), "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"
-    )
+    # On CPUs too, --multi_gpu is what makes `accelerate launch` start several processes.
+    launcher = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    two = launch(flags(images, tmp_path / "two", **common), *launcher.split(), "--main_process_port", "0")
     assert two.returncode == 0, two.stderr[-3000:]
     assert "8 images a step on 2 process(es)" in two.stdout
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=2e-4)

@@ -35,7 +35,7 @@ from .norm import batch_norm
 #   taps     1.40 | 1.21  1.94 | 1.60  2.57 | 2.14  4.02 | 2.95
 HALO_BLOCK = 8
 
-# With fewer channels than this, an index for every pixel of a window costs more than the pixels: the image at the stem.
+# With fewer channels than this (the image, at the stem) an index for every pixel of a window costs more than they do.
 FEW_CHANNELS = 8
 
 # Grouped and depthwise convolutions run as windows with a halo while a window is at most this many times as wide as
