@@ -196,3 +196,15 @@ def test_images_and_masks_that_do_not_fit(student):
         student(torch.randn(2, 3, 60, 64))
     with pytest.raises(ValueError, match=r"grid of \(4, 4\), but images of \(64, 96\) pixels have \(4, 6\) cells"):
         student(torch.randn(2, 3, 64, 96), MASK)
+
+
+def test_compiled_student_is_not_compiled_anew_for_every_mask(student):
+    images = torch.randn(2, 3, 64, 64)
+    expected = [student.eval()(images, mask).last_hidden_state for mask in (MASK, MASK.flip(1), ~MASK)]
+    compiled = torch.compile(student, backend="eager")
+    compiled(images, MASK)
+    compiled(images, ~MASK)  # another number of visible cells: sizes may turn dynamic once
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        results = [compiled(images, mask).last_hidden_state for mask in (MASK, MASK.flip(1), ~MASK)]
+    for one, other in zip(results, expected):
+        torch.testing.assert_close(one, other)
