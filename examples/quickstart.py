@@ -57,7 +57,9 @@ def write_digits(folder: Path) -> None:
 
 def run(script: str, **settings) -> None:
     """Run a training script with its settings as flags."""
-    flags = [f"--{name}={value}" for name, value in settings.items()]
+    flags = []
+    for name, value in settings.items():
+        flags += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
     subprocess.run([sys.executable, str(TRAINING / script), *flags], check=True)
 
 
@@ -73,7 +75,13 @@ def main() -> None:
     write_digits(digits)
 
     factor = 20 if args.short else 1
-    common = {"dataset": digits, "flip_probability": 0, "seed": args.seed, "logging_steps": 10}
+    common = {
+        "dataset": digits,
+        "flip_probability": 0,
+        "crop_scale": [0.8, 1.0],
+        "seed": args.seed,
+        "logging_steps": 10,
+    }
     common |= {"save_strategy": "no", "disable_tqdm": True}
     run(
         "pretrain_teacher.py",
