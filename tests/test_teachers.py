@@ -6,8 +6,7 @@ import torch
 import transformers as tf
 from huggingface_hub.errors import GatedRepoError
 
-from hgkd_hf import teachers
-from hgkd_hf.teachers import PatchTeacher
+from hgkd_hf.teachers import PatchTeacher, checkpoint, patch_teacher
 
 SHARED = Path(__file__).parents[2] / "shared"
 TINY = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "num_hidden_layers": 3}
@@ -356,8 +355,8 @@ def test_revision_is_the_hubs_commit_and_every_file_is_taken_from_it(monkeypatch
         asked.append(revision)
         raise OSError("stop here")
 
-    monkeypatch.setattr(teachers.HfApi, "model_info", commit)
-    monkeypatch.setattr(teachers.AutoConfig, "from_pretrained", config)
+    monkeypatch.setattr(checkpoint.HfApi, "model_info", commit)
+    monkeypatch.setattr(patch_teacher.AutoConfig, "from_pretrained", config)
     with pytest.raises(OSError, match="stop here"):
         PatchTeacher.from_pretrained("someone/vit", revision="main")
     assert asked == ["a" * 40]
@@ -373,7 +372,7 @@ def test_without_network_a_cached_teacher_loads_and_knows_its_commit(tmp_path, m
     def unreachable(self, *args, **kwargs):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(teachers.HfApi, "model_info", unreachable)
+    monkeypatch.setattr(checkpoint.HfApi, "model_info", unreachable)
     for module in ("huggingface_hub.constants", "transformers.utils.hub.constants"):
         monkeypatch.setattr(f"{module}.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -385,8 +384,8 @@ def test_a_gated_teacher_says_where_to_ask(monkeypatch):
     def gated(*args, **kwargs):
         raise OSError("You are trying to access a gated repo.") from GatedRepoError.__new__(GatedRepoError)
 
-    monkeypatch.setattr(teachers, "_resolve_revision", lambda *args: None)
-    monkeypatch.setattr(teachers.AutoConfig, "from_pretrained", gated)
+    monkeypatch.setattr(patch_teacher, "resolve_revision", lambda *args: None)
+    monkeypatch.setattr(patch_teacher.AutoConfig, "from_pretrained", gated)
     with pytest.raises(PermissionError, match=r"huggingface.co/meta/dino.*hf auth login"):
         PatchTeacher.from_pretrained("meta/dino")
 

@@ -37,6 +37,7 @@ from hgkd_hf.data import (
 from hgkd_hf.distillers.hgkd import aligned_teacher_image_size
 from hgkd_hf.hub import StudentCard, export_student, student_image_processor
 from hgkd_hf.recipe import parse_recipe
+from hgkd_hf.sparse import check_exact
 from hgkd_hf.students.presets import PRESETS, student_encoder_config
 from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
 
@@ -129,6 +130,7 @@ def build_model(args: HGKDArguments) -> HGKDForPreTraining:
     if args.student_pretrained:
         encoder = transformers.AutoModel.from_pretrained(args.student, use_safetensors=True, dtype=torch.float32)
         model.student.encoder.load_state_dict(encoder.state_dict())
+    check_exact(model.student.encoder, model.student.config.cell_size)  # now rather than after days
     return model
 
 

@@ -6,11 +6,7 @@ Importing it registers every config and model with transformers' Auto classes.
 from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForPreTraining
 
 from .distillers.hgkd import HGKDConfig, HGKDForPreTraining
-from .distillers.manifold import (
-    ClassifierTeacher,
-    ManifoldDistillationConfig,
-    ManifoldDistillationForImageClassification,
-)
+from .distillers.manifold import ManifoldDistillationConfig, ManifoldDistillationForImageClassification
 from .distillers.msdcrd import MSDCRDConfig, MSDCRDForImageClassification
 from .distillers.rob import RoBConfig, RoBForPreTraining
 from .masking import VisibleCells, random_cell_mask
@@ -21,7 +17,7 @@ from .students.sparse_unet import (
     SparseUNetForImageClassification,
     SparseUNetModel,
 )
-from .teachers import PatchTeacher
+from .teachers import ClassifierTeacher, PatchTeacher
 from .version import __version__
 
 AutoConfig.register("sparse_unet", SparseUNetConfig)

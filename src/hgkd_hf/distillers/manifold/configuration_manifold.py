@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from ...students.classifier_layers import student_layers
 from ...teachers import PatchTeacher
-from .classifier_teacher import ClassifierTeacher
-from .student_layers import student_layers
+from ...teachers.classifier_teacher import ClassifierTeacher
 
 
 class ManifoldDistillationConfig(PreTrainedConfig):

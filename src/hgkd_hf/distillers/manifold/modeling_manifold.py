@@ -13,12 +13,12 @@ from transformers.utils import ModelOutput
 
 from ...objectives.logit_distillation import hard_distillation_loss, soft_distillation_loss
 from ...objectives.manifold import manifold_loss
+from ...students.classifier_layers import build_classifier, logits_and_maps, student_layers
 from ...students.features import pooled_features
 from ...teachers import PatchTeacher
+from ...teachers.classifier_teacher import ClassifierTeacher, teacher_logits
 from ..attached_teacher import AttachedTeacherMixin
-from .classifier_teacher import ClassifierTeacher, teacher_logits
 from .configuration_manifold import ManifoldDistillationConfig
-from .student_layers import build_classifier, logits_and_maps, student_layers
 
 
 @dataclass

@@ -8,9 +8,9 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ...objectives.multi_scale_contrastive import Layout, Selection
+from ...students.classifier_layers import student_layers
 from ...teachers import PatchTeacher
-from ..manifold.classifier_teacher import ClassifierTeacher
-from ..manifold.student_layers import student_layers
+from ...teachers.classifier_teacher import ClassifierTeacher
 
 
 class MSDCRDConfig(PreTrainedConfig):

@@ -15,11 +15,11 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ...objectives.multi_scale_contrastive import multi_scale_contrastive_loss
+from ...students.classifier_layers import build_classifier, logits_and_maps, student_layers
 from ...students.features import pooled_features
 from ...teachers import PatchTeacher
+from ...teachers.classifier_teacher import ClassifierTeacher
 from ..attached_teacher import AttachedTeacherMixin
-from ..manifold.classifier_teacher import ClassifierTeacher
-from ..manifold.student_layers import build_classifier, logits_and_maps, student_layers
 from .configuration_msdcrd import MSDCRDConfig
 
 

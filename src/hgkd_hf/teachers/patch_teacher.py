@@ -11,25 +11,19 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError
 from torch import Tensor, nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, ViTMAEForPreTraining
-from transformers.image_processing_base import ImageProcessingMixin
-from transformers.utils import ModelOutput, logging
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.utils import ModelOutput
 
-from .masking import expand_mask
-
-logger = logging.get_logger(__name__)
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from ..masking import expand_mask
+from .checkpoint import image_statistics, resolve_revision
 
 
 @dataclass
@@ -80,8 +74,8 @@ class PatchTeacher(nn.Module):
         model: PreTrainedModel,
         layers: Sequence[int] | None = (-1,),
         image_size: int | tuple[int, int] | None = None,
-        image_mean: Sequence[float] = IMAGENET_MEAN,
-        image_std: Sequence[float] = IMAGENET_STD,
+        image_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+        image_std: Sequence[float] = IMAGENET_DEFAULT_STD,
         teacher_input: str = "full",
         name_or_path: str | None = None,
         revision: str | None = None,
@@ -160,7 +154,7 @@ class PatchTeacher(nn.Module):
         """
         name = os.fspath(name_or_path)
         masked = _is_masked(teacher_input)
-        revision = _resolve_revision(name, revision, token, local_files_only)
+        revision = resolve_revision(name, revision, token, local_files_only)
         hub = {"revision": revision, "token": token, "local_files_only": local_files_only}
         try:
             config = AutoConfig.from_pretrained(name, trust_remote_code=False, **hub)
@@ -190,7 +184,7 @@ class PatchTeacher(nn.Module):
                 f"the teacher {name!r} would be partly random: its checkpoint lacks {len(missing)} weights of "
                 f"{type(model).__name__} (first: {missing[0]}); choose a checkpoint that holds the whole model."
             )
-        mean, std = _image_statistics(name, hub)
+        mean, std = image_statistics(name, hub)
         return cls(model, layers, image_size, mean, std, teacher_input, name, revision)
 
     @staticmethod
@@ -412,29 +406,3 @@ def _check_layers(layers: Sequence[int], depth: int, name: str) -> tuple[int, ..
         allowed = f"-1 (final output) or 1 to {depth} (blocks)" if depth else "-1 (final output)"
         raise ValueError(f"layers of teacher {name!r} must be {allowed}, not {wrong[0] if wrong else layers}.")
     return layers
-
-
-def _resolve_revision(name: str, revision: str | None, token: str | bool | None, local_files_only: bool) -> str | None:
-    """The commit sha of a Hub id (offline: that of its cached files), else `revision` as it is."""
-    if os.path.isdir(name):
-        return revision
-    # Whatever goes wrong here is no reason to fail: the files may be cached, and if not, loading them says it better.
-    if not local_files_only:
-        with suppress(Exception):
-            return HfApi().model_info(name, revision=revision, token=token, timeout=10).sha
-    with suppress(Exception):
-        return Path(try_to_load_from_cache(name, "config.json", revision=revision)).parent.name
-    return revision
-
-
-def _image_statistics(name: str, hub: dict) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and std from the image processor's file. Read as JSON: DINOv3's processor class needs torchvision."""
-    try:
-        processor, _ = ImageProcessingMixin.get_image_processor_dict(name, **hub)
-    except OSError:
-        processor = {}
-    if processor.get("do_normalize") is False:
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if not {"image_mean", "image_std"} <= processor.keys():
-        logger.warning("teacher %s has no image_mean and image_std in a processor file: using ImageNet's.", name)
-    return processor.get("image_mean", IMAGENET_MEAN), processor.get("image_std", IMAGENET_STD)

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import ModelOutput
 
-from ...teachers import IMAGENET_MEAN, IMAGENET_STD, _image_statistics, _resolve_revision
-from .student_layers import logits_and_maps, student_layers
+from ..students.classifier_layers import logits_and_maps, student_layers
+from .checkpoint import image_statistics, resolve_revision
 
 
 @dataclass
@@ -50,8 +51,8 @@ class ClassifierTeacher(nn.Module):
         self,
         model: PreTrainedModel,
         image_size: int | Sequence[int] | None = None,
-        image_mean: Sequence[float] = IMAGENET_MEAN,
-        image_std: Sequence[float] = IMAGENET_STD,
+        image_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
+        image_std: Sequence[float] = IMAGENET_DEFAULT_STD,
         name_or_path: str | None = None,
         revision: str | None = None,
     ):
@@ -87,7 +88,7 @@ class ClassifierTeacher(nn.Module):
             OSError: the Hub's own error for a repository, revision or file that is not there.
         """
         name = os.fspath(name_or_path)
-        revision = _resolve_revision(name, revision, token, local_files_only)
+        revision = resolve_revision(name, revision, token, local_files_only)
         hub = {"revision": revision, "token": token, "local_files_only": local_files_only}
         model, loading = AutoModelForImageClassification.from_pretrained(
             name, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **hub
@@ -97,7 +98,7 @@ class ClassifierTeacher(nn.Module):
                 f"the classifier {name!r} would be partly random: its checkpoint lacks "
                 f"{', '.join(sorted(loading['missing_keys'])[:3])}; choose one that was trained to classify."
             )
-        mean, std = _image_statistics(name, hub)
+        mean, std = image_statistics(name, hub)
         return cls(model, image_size, mean, std, name, revision)
 
     def train(self, mode: bool = True) -> ClassifierTeacher:

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ...students.features import FeatureScale, feature_scales
+from .features import FeatureScale, feature_scales
 
 
 def build_classifier(config: PreTrainedConfig) -> PreTrainedModel:
