@@ -211,7 +211,7 @@ def describe(args: HGKDArguments, training: DistillationArguments, model: HGKDFo
         (
             "student",
             f"{type(encoder).__name__} ({args.student}), {weights:.1f} M parameters, stride {student.total_stride}; "
-            f"decoder and heads {others:.1f} M",
+            f"decoder and heads {others:.2g} M",
         ),
         ("teacher", teacher),
         (
@@ -281,17 +281,17 @@ def find_checkpoint(args: HGKDArguments, training: DistillationArguments) -> str
 def finish(run: Path, args, training, trainer: DistillationTrainer, summary: dict, rows: list) -> None:
     """Write the student's folder and the summary, and say where everything lies."""
     config = trainer.model.config
-    results = [(name, f"{value:.4g}") for part in ("before", "after") for name, value in summary.get(part, {}).items()]
+    figures = [pair for part in ("before", "after") for pair in summary.get(part, {}).items() if pair[0] != "epoch"]
     card = StudentCard(
         student=dict(rows)["student"],
         teacher=dict(rows)["teacher"] if config.feature_weight else "",
         dataset=args.dataset,
         method="H-GKD" if config.feature_weight else "SparK",
-        results=results,
+        results=[(name, f"{value:.4g}") for name, value in figures],
         settings=yaml.safe_load((run / "recipe.yaml").read_text()),
         versions={"hgkd_hf": hgkd_hf.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
         | {"Python": platform.python_version()},
-        command=shlex.join(["accelerate", "launch", *sys.argv]),
+        command=shlex.join(["accelerate", "launch", f"training/{Path(__file__).name}", *sys.argv[1:]]),
     )
     readme = card.render()
     student = export_student(trainer.model.student, run / "student", trainer.processing_class, readme)
