@@ -63,9 +63,9 @@ def test_cka_equals_the_unbiased_hsic_of_gram_matrices():
 
     def hsic(x, y):
         n, one = len(x), torch.ones(len(x), dtype=torch.float64)
-        k, l = ((z @ z.T).fill_diagonal_(0) for z in (x.double(), y.double()))  # noqa: E741
-        terms = (k @ l).trace() + (one @ k @ one) * (one @ l @ one) / ((n - 1) * (n - 2))
-        return (terms - 2 / (n - 2) * (one @ k @ l @ one)) / (n * (n - 3))
+        gram_x, gram_y = ((z @ z.T).fill_diagonal_(0) for z in (x.double(), y.double()))
+        terms = (gram_x @ gram_y).trace() + (one @ gram_x @ one) * (one @ gram_y @ one) / ((n - 1) * (n - 2))
+        return (terms - 2 / (n - 2) * (one @ gram_x @ gram_y @ one)) / (n * (n - 3))
 
     x, y = normal(30, 9) + 1, (normal(30, 9) @ normal(9, 6, seed=1)).relu()
     expected = hsic(x, y) / (hsic(x, x) * hsic(y, y)).sqrt()

@@ -29,7 +29,8 @@ from .norm import batch_norm
 
 # Below this output block side a convolution runs as one matrix product per kernel tap, from it on as a convolution of
 # windows with a halo. Forward + backward, speed-up over the dense convolution (2 cores, float32 | bf16, 20 of 49
-# cells visible, equal FLOPs at every stage; benchmarks/sparse_encoder.py --kernels repeats it):
+# cells visible, equal FLOPs at every stage; a trial on a shared machine whose halo had a backward of its own, within
+# noise of autograd's; benchmarks/sparse_encoder.py --kernels measures what stands here):
 #   block    8            4            2            1
 #   halo     1.72 | 1.43  1.78 | 1.50  1.29 | 0.94  0.60 | 0.41
 #   taps     1.40 | 1.21  1.94 | 1.60  2.57 | 2.14  4.02 | 2.95
