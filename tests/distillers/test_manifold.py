@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import Dataset
 from transformers import (
     AutoModelForImageClassification,
@@ -52,23 +53,23 @@ def classifier() -> ClassifierTeacher:
     torch.manual_seed(3)
     model = ViTForImageClassification(ViTConfig(**VIT))
     torch.nn.init.normal_(model.classifier.weight)
-    return ClassifierTeacher(model, name_or_path="tiny-classifier")
+    return ClassifierTeacher(model, layers=(2, -1), name_or_path="tiny-classifier")
 
 
-def build(teacher, student_config, classifier=None, **fields):
+def build(teacher, student_config, **fields):
     torch.manual_seed(1)
-    config = ManifoldDistillationConfig.for_teacher(teacher, student_config, classifier, **fields)
-    return ManifoldDistillationForImageClassification(config).attach_teacher(teacher, classifier)
+    config = ManifoldDistillationConfig.for_teacher(teacher, student_config, **fields)
+    return ManifoldDistillationForImageClassification(config).attach_teacher(teacher)
 
 
 @pytest.fixture
-def model(teacher, classifier):
+def model(classifier):
     """DeiT student: class and distillation tokens, 16 of width against 32, layers (1, 3) against (2, -1)."""
     student = DeiTConfig(**VIT | {"hidden_size": 16})
-    return build(teacher, student, classifier, student_layers=(1, 3), alpha=0.25, beta=2.0, temperature=3.0)
+    return build(classifier, student, student_layers=(1, 3), alpha=0.25, beta=2.0, temperature=3.0)
 
 
-def test_composition_by_hand(model, teacher, classifier):
+def test_composition_by_hand(model, classifier):
     pixel_values, labels = batch()
     model.eval()
     torch.manual_seed(7)
@@ -79,7 +80,7 @@ def test_composition_by_hand(model, teacher, classifier):
     images = (pixel_values * std + mean).clamp(0, 1)
     hidden = model.student.deit(pixel_values, output_hidden_states=True).hidden_states
     students = [hidden[i][:, 2:] for i in (1, 3)]  # without class and distillation tokens
-    targets = [m.flatten(2).mT for m in teacher(images).feature_maps]
+    targets = [m.flatten(2).mT for m in classifier(images).feature_maps]
     torch.manual_seed(7)
     expected = manifold_loss(students, targets, torch.default_generator)
     for name in ("intra_image", "inter_image", "random_sample"):
@@ -95,8 +96,8 @@ def test_composition_by_hand(model, teacher, classifier):
     torch.testing.assert_close(output.loss, total)
 
 
-def test_soft_labels_and_hard_distillation(teacher, classifier):
-    model = build(teacher, ResNetConfig(**CNN), classifier, student_layers=(2, 3), alpha=0.5, distillation="hard")
+def test_soft_labels_and_hard_distillation(classifier):
+    model = build(classifier, ResNetConfig(**CNN), student_layers=(2, 3), alpha=0.5, distillation="hard")
     model.eval()
     pixel_values, labels = batch()
     output = model(pixel_values, labels)
@@ -167,24 +168,30 @@ def test_a_cnn_teacher_classifies_regions_exactly(config):
     torch.testing.assert_close(teacher.classify(output.feature_maps[0].mean((2, 3))), output.logits)
 
 
-def test_teachers_are_attached_not_owned(model, teacher, classifier, tmp_path):
+def test_the_maps_of_a_classifier_are_its_blocks_outputs(classifier):
+    images = torch.rand(2, 3, 64, 64)
+    pixel_values = (images - classifier.image_mean) / classifier.image_std
+    outputs = classifier.model.vit(pixel_values, output_hidden_states=True)
+    expected = [outputs.hidden_states[2], outputs.last_hidden_state]
+    for feature_map, tokens in zip(classifier(images).feature_maps, expected):
+        assert torch.equal(feature_map.flatten(2).mT, tokens[:, 1:])
+
+
+def test_teacher_is_attached_not_owned(model, classifier, tmp_path):
     pixel_values, labels = batch()
     model(pixel_values, labels).loss.backward()
-    assert not any("teacher" in name or name.startswith("classifier") for name in model.state_dict())
-    assert all(p.grad is None for owner in (teacher, classifier) for p in owner.parameters())
+    assert not any("teacher" in name for name in model.state_dict())
+    assert all(p.grad is None for p in classifier.parameters())
     model.train()
-    assert not any(m.training for owner in (teacher, classifier) for m in owner.modules())
+    assert not any(m.training for m in classifier.modules())
     model.eval().save_pretrained(tmp_path)
     loaded, info = ManifoldDistillationForImageClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values()))
-    with pytest.raises(RuntimeError, match=r"has no teacher: attach one with model.attach_teacher.*'tiny-vit'"):
+    with pytest.raises(RuntimeError, match=r"has no teacher: attach one with model.attach_teacher.*'tiny-classifier'"):
         loaded(pixel_values, labels)
-    loaded._attached = (teacher,)
-    with pytest.raises(RuntimeError, match=r"has no classifier: attach one .*'tiny-classifier'"):
-        loaded(pixel_values, labels)
-    loaded.attach_teacher(teacher, classifier)
+    loaded.attach_teacher(classifier)
     losses = []
     for one in (model, loaded):
         torch.manual_seed(0)
@@ -192,17 +199,30 @@ def test_teachers_are_attached_not_owned(model, teacher, classifier, tmp_path):
     assert torch.equal(*losses)
 
 
+def test_one_forward_of_the_teacher_and_no_product_of_all_tokens(model, classifier):
+    """Cost: layers and logits come from one pass, and (BN)^2 relations are never held."""
+    seen, sizes = [], []
+    pixel_values, labels = batch()
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            output = function(*args, **(kwargs or {}))
+            sizes.extend(
+                t.numel() for t in (output if isinstance(output, tuple | list) else (output,)) if torch.is_tensor(t)
+            )
+            return output
+
+    with classifier.register_forward_hook(lambda module, args, output: seen.append(len(args[0]))), Sizes():
+        model(pixel_values, labels).loss.backward()
+    assert seen == [4]
+    assert max(sizes) < (4 * 64) ** 2
+
+
 @pytest.mark.parametrize("fields", [{}, {"alpha": 1.0}, {"alpha": 0.0}, {"beta": 0.0}, {"alpha": 0.0, "beta": 0.0}])
 @pytest.mark.parametrize("student", [DeiTConfig(**VIT), ResNetConfig(**CNN)], ids=["deit", "resnet"])
-def test_gradients_reach_every_parameter(teacher, classifier, student, fields):
+def test_gradients_reach_every_parameter(classifier, student, fields):
     weights = {"alpha": 0.5, "beta": 1.0} | fields
-    model = build(
-        teacher if weights["beta"] else None,
-        student,
-        classifier if weights["alpha"] else None,
-        **{"student_layers": (1, 3)} if weights["beta"] else {},
-        **weights,
-    )
+    model = build(classifier, student, student_layers=(1, 3), **weights)
     output = model(*batch())
     assert (output.label_loss is None) == (weights["alpha"] == 1)
     assert (output.distillation_loss is None) == (not weights["alpha"])
@@ -260,7 +280,7 @@ def test_training_lowers_the_loss_and_exports_a_stock_checkpoint(model, tmp_path
         ({"intra_weight": -4.0}, "intra_weight is -4.0"),
         ({"distillation": "firm"}, "distillation is 'firm': choose one of soft, hard"),
         ({"temperature": 0}, "temperature is 0, but it must be above 0"),
-        ({"num_samples": 0}, "num_samples is 0, but it must be at least 1"),
+        ({"num_samples": 0}, "num_samples is 0, but it must be above 0"),
         ({"student_layers": (1,)}, r"student_layers \(1,\) and teacher_layers \(2, -1\) are paired .* 1 and 2"),
         ({"student_layers": (1, 4)}, r"student_layers names layer 4, but the student \(vit\) has 1 to 3, and -1"),
     ],
@@ -276,16 +296,19 @@ def test_student_without_layers(config):
         student_layers(config)
 
 
-def test_teachers_that_do_not_fit(vit, teacher, classifier, model):
+def test_teachers_that_do_not_fit(classifier, model, vit):
+    patches = PatchTeacher(vit, layers=(1,))
     with pytest.raises(ValueError, match=r"the teacher's layers are \(1,\) .* built for \(2, -1\) \(teacher_layers\)"):
-        model.attach_teacher(PatchTeacher(vit, layers=(1,)), classifier)
-    with pytest.raises(ValueError, match=r"alpha is 0.25, and classifier is missing: pass classifier=..., or set"):
-        model.attach_teacher(teacher)
-    with pytest.raises(ValueError, match=r"alpha is 0.0, and classifier is given: leave classifier out, or raise"):
-        build(teacher, ResNetConfig(**CNN), student_layers=(2, 3)).attach_teacher(teacher, classifier)
-    five = ClassifierTeacher(ResNetForImageClassification(ResNetConfig(**CNN | {"num_labels": 5})), image_size=64)
-    with pytest.raises(ValueError, match=r"the classifier has 5 classes, but the student 3 \(num_labels"):
-        model.attach_teacher(teacher, five)
+        model.attach_teacher(patches)
+    with pytest.raises(ValueError, match=r"alpha is 0.5, but the teacher None has no classifier: take a Classifier"):
+        build(patches, ResNetConfig(**CNN), student_layers=(2,), alpha=0.5)
+    five = ResNetForImageClassification(ResNetConfig(**CNN | {"num_labels": 5}))
+    with pytest.raises(ValueError, match=r"the teacher has 5 classes and the student 3 \(num_labels"):
+        model.attach_teacher(ClassifierTeacher(five, layers=(2, -1), image_size=64))
+    with pytest.raises(
+        ValueError, match=r"layers of teacher 'ResNetForImageClassification' must be -1 or 1 to 3, not 4"
+    ):
+        ClassifierTeacher(five, layers=(4,), image_size=64)
     with pytest.raises(ValueError, match=r"alpha is 0.25, so that labels are needed"):
         model(batch()[0])
     with pytest.raises(ValueError, match=r"beta is 1.0, but student_layers and teacher_layers name no pair"):

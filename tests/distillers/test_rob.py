@@ -57,9 +57,9 @@ def test_loss_by_hand(teacher):
 
 @pytest.mark.parametrize("student", list(STUDENTS))
 @pytest.mark.parametrize("head", ["ssl", "teacher_proto", "mlp"])
-@pytest.mark.parametrize("method", ["dino", "swav", "msn"])
-def test_gradients_reach_every_parameter(teacher, method, head, student):
-    model = build(teacher, student, method=method, student_head=head, swapped=method == "swav")
+@pytest.mark.parametrize("ssl_method", ["dino", "swav", "msn"])
+def test_gradients_reach_every_parameter(teacher, ssl_method, head, student):
+    model = build(teacher, student, ssl_method=ssl_method, student_head=head, swapped=ssl_method == "swav")
     output = model(*crops())
     output.loss.backward()
     assert [tuple(scores.shape) for scores in output.student_scores] == [(4, K)] * 4
@@ -152,7 +152,7 @@ def test_training_lowers_the_loss_and_exports_a_stock_checkpoint(teacher, tmp_pa
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"method": "byol"}, "method is 'byol': choose one of dino, swav, msn"),
+        ({"ssl_method": "byol"}, "ssl_method is 'byol': choose one of dino, swav, msn"),
         ({"student_head": "conv"}, "student_head is 'conv': choose one of ssl, teacher_proto, mlp"),
         ({"teacher_temperature": 0.0}, "teacher_temperature is 0.0, but it must be above 0"),
         ({"student_temperature": -1.0}, "student_temperature is -1.0, but it must be above 0"),

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from transformers.utils import ModelOutput
 
-from ..teachers import PatchTeacher
+from ..teachers import ClassifierTeacher, PatchTeacher
+
+Teacher = PatchTeacher | ClassifierTeacher
 
 
 class AttachedTeacherMixin:
@@ -17,9 +20,9 @@ class AttachedTeacherMixin:
     attached to a built or loaded model, and a forward that needs one says so when there is none.
     """
 
-    _attached: tuple[PatchTeacher, ...] = ()
+    _attached: tuple[Teacher, ...] = ()
 
-    def attach_teacher(self, teacher: PatchTeacher) -> AttachedTeacherMixin:
+    def attach_teacher(self, teacher: Teacher) -> AttachedTeacherMixin:
         """Let `teacher` teach; returns self.
 
         Raises:
@@ -29,11 +32,11 @@ class AttachedTeacherMixin:
         self._attached = (teacher.requires_grad_(False).eval(),)  # a tuple: a module attribute would be registered
         return self
 
-    def check_teacher(self, teacher: PatchTeacher) -> None:
+    def check_teacher(self, teacher: Teacher) -> None:
         """Raise `ValueError` if `teacher` does not fit this model's configuration."""
 
     @property
-    def teacher(self) -> PatchTeacher:
+    def teacher(self) -> Teacher:
         """The attached teacher.
 
         Raises:
@@ -47,8 +50,8 @@ class AttachedTeacherMixin:
             )
         return self._attached[0]
 
-    def teach(self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None) -> tuple[Tensor, ...]:
-        """The teacher's feature maps (B, D, th, tw) of images normalised for the student.
+    def teach(self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None) -> ModelOutput:
+        """What the teacher sees in images normalised for the student: its output, with `feature_maps` (B, D, th, tw).
 
         The student's normalisation (`config.image_mean`, `config.image_std`) is undone, since a teacher has its own.
         """
@@ -61,7 +64,7 @@ class AttachedTeacherMixin:
         ):  # the teacher's dtype is its own
             mean = _channels(self.config.image_mean, pixel_values)
             std = _channels(self.config.image_std, pixel_values)
-            return teacher((pixel_values * std + mean).clamp(0, 1), bool_masked_pos).feature_maps
+            return teacher((pixel_values * std + mean).clamp(0, 1), bool_masked_pos)
 
 
 def _channels(values: Sequence[float], like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A frozen image classifier as teacher: logits, and the map that its classifier pools."""
+"""A frozen image classifier as teacher: logits and the maps of chosen layers, in one forward."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import ModelOutput
 
@@ -23,7 +23,7 @@ class ClassifierTeacherOutput(ModelOutput):
 
     Attributes:
         logits: (B, num_labels) float32.
-        feature_maps: one (B, C, h, w) float32, its `last_hidden_state`.
+        feature_maps: one (B, C, h, w) float32 map for each of the teacher's `layers`, in their order.
     """
 
     logits: Tensor | None = None
@@ -33,23 +33,27 @@ class ClassifierTeacherOutput(ModelOutput):
 class ClassifierTeacher(nn.Module):
     """A frozen stock image classifier, CNN or plain ViT, with its own normalisation; stays in eval mode.
 
-    Beside `PatchTeacher`, which reads any layers of a ViT, this one has labels, and may be a CNN.
+    Beside `PatchTeacher`, which takes any ViT, this one has labels, and may be a CNN.
 
     Args:
         model: any `AutoModelForImageClassification`; taken over and frozen for good.
+        layers: of `student_layers`: -1 is its `last_hidden_state`, which the classifier pools; i in 1..L is the output
+            of the i-th block of a ViT, or the i-th scale of a CNN, finest first.
         image_size: pixels, int or (H, W), that it works at; default: the model config's, or the images' own.
         image_mean, image_std: its normalisation of RGB values in [0, 1].
         name_or_path, revision: where the weights came from.
 
     Attributes:
         num_labels: number of its classes.
-        hidden_sizes: (C,), channels of its map.
+        hidden_sizes: C of each map.
+        teacher_input: "full"; a classifier sees the whole image.
         classifies_regions: whether `classify` can be asked.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
+        layers: Sequence[int] = (-1,),
         image_size: int | Sequence[int] | None = None,
         image_mean: Sequence[float] = IMAGENET_DEFAULT_MEAN,
         image_std: Sequence[float] = IMAGENET_DEFAULT_STD,
@@ -59,8 +63,16 @@ class ClassifierTeacher(nn.Module):
         super().__init__()
         self.name_or_path, self.revision = name_or_path, revision
         self.model = model.requires_grad_(False).eval()
-        self.layers, self._layer = (-1,), student_layers(model.config)[-1]
-        self.num_labels, self.hidden_sizes = model.config.num_labels, (self._layer.channels,)
+        known = student_layers(model.config)
+        wrong = [layer for layer in layers if layer not in known]
+        if wrong or not layers:
+            raise ValueError(
+                f"layers of teacher {name_or_path or type(model).__name__!r} must be -1 or 1 to {len(known) - 1}, not "
+                f"{wrong[0] if wrong else tuple(layers)}."
+            )
+        self.layers, self._layers = tuple(layers), [known[layer] for layer in (*layers, -1)]
+        self.num_labels, self.teacher_input = model.config.num_labels, "full"
+        self.hidden_sizes = tuple(known[layer].channels for layer in layers)
         size = image_size or getattr(model.config, "image_size", None)
         self.image_size = (size, size) if isinstance(size, int) else size and tuple(size)
         for key, values in (("image_mean", image_mean), ("image_std", image_std)):
@@ -76,6 +88,7 @@ class ClassifierTeacher(nn.Module):
         name_or_path: str | os.PathLike,
         *,
         revision: str | None = None,
+        layers: Sequence[int] = (-1,),
         image_size: int | Sequence[int] | None = None,
         dtype: torch.dtype = torch.float32,
         token: str | bool | None = None,
@@ -99,7 +112,11 @@ class ClassifierTeacher(nn.Module):
                 f"{', '.join(sorted(loading['missing_keys'])[:3])}; choose one that was trained to classify."
             )
         mean, std = image_statistics(name, hub)
-        return cls(model, image_size, mean, std, name, revision)
+        return cls(model, layers, image_size, mean, std, name, revision)
+
+    def num_parameters(self) -> int:
+        """Number of weights."""
+        return self.model.num_parameters()
 
     def train(self, mode: bool = True) -> ClassifierTeacher:
         """Stay in eval mode."""
@@ -108,12 +125,17 @@ class ClassifierTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor, bool_masked_pos: Tensor | None = None) -> ClassifierTeacherOutput:
         """Classify images (B, 3, H, W), RGB in [0, 1], resized if need be; no mask is heeded."""
+        logits, maps = self._run(images)
+        return ClassifierTeacherOutput(logits, maps[:-1])
+
+    def _run(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Logits, and the maps of `layers` and, last, the one that the classifier pools."""
         images = images.float()
         if self.image_size is not None and tuple(images.shape[-2:]) != self.image_size:
             images = F.interpolate(images, self.image_size, mode="bicubic", antialias=True).clamp(0, 1)
         pixel_values = ((images - self.image_mean) / self.image_std).to(self.model.dtype)
-        logits, maps = logits_and_maps(self.model, pixel_values, [self._layer])
-        return ClassifierTeacherOutput(logits.float(), tuple(m.float() for m in maps))
+        logits, maps = logits_and_maps(self.model, pixel_values, self._layers)
+        return logits.float(), tuple(m.float() for m in maps)
 
     @torch.no_grad()
     def classify(self, features: Tensor) -> Tensor:
@@ -133,18 +155,9 @@ class ClassifierTeacher(nn.Module):
         """Whether the classifier is one linear layer on the pooled map, found by asking it."""
         height, width = self.image_size or (224, 224)
         gradient = torch.linspace(0, 1, 3 * height * width, device=self.image_mean.device)  # not blank, not random
-        output = self(gradient.view(1, 3, height, width))
-        pooled = output.feature_maps[0].mean((2, 3))
+        logits, maps = self._run(gradient.view(1, 3, height, width))
+        pooled = maps[-1].mean((2, 3))
         self._is_vit = hasattr(self.model.config, "num_attention_heads") and hasattr(self.model.config, "patch_size")
         if len(self._heads) != 1 or self._heads[0].in_features != pooled.shape[1]:
             return False
-        return self._is_vit or torch.allclose(self.classify(pooled), output.logits, rtol=1e-2, atol=1e-3)
-
-
-def teacher_logits(classifier: ClassifierTeacher, pixel_values: Tensor, config: PreTrainedConfig) -> Tensor:
-    """Logits (B, num_labels) of images (B, 3, H, W) that were normalised with the student's mean and std."""
-    if classifier.model.device != pixel_values.device:
-        classifier.to(pixel_values.device)
-    with torch.no_grad(), torch.autocast(pixel_values.device.type, enabled=False):
-        mean, std = (pixel_values.new_tensor(v).view(1, -1, 1, 1) for v in (config.image_mean, config.image_std))
-        return classifier((pixel_values * std + mean).clamp(0, 1)).logits
+        return self._is_vit or torch.allclose(self.classify(pooled), logits, rtol=1e-2, atol=1e-3)

@@ -103,6 +103,10 @@ class HGKDForPreTraining(AttachedTeacherMixin, PreTrainedModel):
         """The student's feature vectors (B, C) of images (B, 3, H, W), for evaluation."""
         return self.student.image_features(pixel_values)
 
+    def to_native(self) -> PreTrainedModel:
+        """The student's encoder as a stock transformers model; a copy, in eval mode."""
+        return self.student.to_native()
+
     def forward(self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None, **kwargs) -> HGKDOutput:
         """Mask, encode, decode, and compare with teacher and pixels.
 
@@ -118,7 +122,7 @@ class HGKDForPreTraining(AttachedTeacherMixin, PreTrainedModel):
         if bool_masked_pos is None:
             masks = [random_cell_mask(config.cell_grid, config.mask_ratio) for _ in pixel_values]
             bool_masked_pos = torch.stack(masks).to(pixel_values.device)
-        targets = self.teach(pixel_values, bool_masked_pos) if config.feature_weight else None
+        targets = self.teach(pixel_values, bool_masked_pos).feature_maps if config.feature_weight else None
         decoded = self.student(pixel_values, bool_masked_pos).last_hidden_state
 
         loss, terms = 0.0, {}

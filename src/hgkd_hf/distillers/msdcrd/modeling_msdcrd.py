@@ -5,21 +5,17 @@ An independent reading of the abstract of arXiv:2502.05835; what it leaves open 
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ...objectives.multi_scale_contrastive import multi_scale_contrastive_loss
-from ...students.classifier_layers import build_classifier, logits_and_maps, student_layers
-from ...students.features import pooled_features
-from ...teachers import PatchTeacher
-from ...teachers.classifier_teacher import ClassifierTeacher
-from ..attached_teacher import AttachedTeacherMixin
+from ...students.classifier_layers import logits_and_maps, student_layers
+from ..attached_teacher import Teacher
+from ..image_classification import ImageClassificationDistiller, resize_map
 from .configuration_msdcrd import MSDCRDConfig
 
 
@@ -43,7 +39,7 @@ class MSDCRDOutput(ModelOutput):
     logits: Tensor | None = None
 
 
-class MSDCRDForImageClassification(AttachedTeacherMixin, PreTrainedModel):
+class MSDCRDForImageClassification(ImageClassificationDistiller):
     """A stock image classifier as student, a projector where channels differ and, attached from outside, a teacher.
 
     An independent reading of the abstract of arXiv:2502.05835. CNN and ViT may stand on either side: the student's
@@ -57,9 +53,6 @@ class MSDCRDForImageClassification(AttachedTeacherMixin, PreTrainedModel):
     """
 
     config_class = MSDCRDConfig
-    base_model_prefix = "student"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
 
     def __init__(self, config: MSDCRDConfig):
         super().__init__(config)
@@ -67,7 +60,6 @@ class MSDCRDForImageClassification(AttachedTeacherMixin, PreTrainedModel):
             raise ValueError(
                 "no teacher_hidden_size is known: build the config with MSDCRDConfig.for_teacher(teacher, ...)."
             )
-        self.student = build_classifier(config.student_config)
         self.layer = student_layers(config.student_config)[-1]
         same = self.layer.channels == config.teacher_hidden_size
         self.projector = nn.Identity() if same else nn.Conv2d(self.layer.channels, config.teacher_hidden_size, 1)
@@ -75,7 +67,7 @@ class MSDCRDForImageClassification(AttachedTeacherMixin, PreTrainedModel):
         self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
         self.post_init()
 
-    def check_teacher(self, teacher: PatchTeacher | ClassifierTeacher) -> None:
+    def check_teacher(self, teacher: Teacher) -> None:
         """Raise `ValueError` if `teacher` has another width, or cannot classify the regions that are selected."""
         config = self.config
         if teacher.hidden_sizes[-1] != config.teacher_hidden_size:
@@ -90,24 +82,12 @@ class MSDCRDForImageClassification(AttachedTeacherMixin, PreTrainedModel):
                 f"selection is {config.selection!r}, but this teacher cannot classify regions: attach a "
                 f"ClassifierTeacher with one linear classifier, or set selection to 'all'."
             )
-        if teacher.num_labels != self.student.config.num_labels:
-            raise ValueError(
-                f"selection is {config.selection!r}, but the teacher has {teacher.num_labels} classes and the student "
-                f"{self.student.config.num_labels} (num_labels of student_config)."
-            )
+        self.check_teacher_classes(teacher, f"selection is {config.selection!r}")
 
     @property
     def ramp(self) -> Tensor:
         """The factor of the contrastive weights at the next training batch, () float32 in (0, 1]."""
         return ((self.batches_seen + 1) / max(1, self.config.warmup_batches)).clamp(max=1)
-
-    def image_features(self, pixel_values: Tensor) -> Tensor:
-        """The student's feature vectors (B, C) of images (B, 3, H, W), for evaluation."""
-        return pooled_features(self.student.base_model, pixel_values)
-
-    def to_native(self) -> PreTrainedModel:
-        """The student as a stock transformers image classifier; a copy, in eval mode."""
-        return copy.deepcopy(self.student).eval()
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs) -> MSDCRDOutput:
         """Classify, and compare regions with the teacher's; in training mode, count the batch for the warm-up.
@@ -128,16 +108,13 @@ class MSDCRDForImageClassification(AttachedTeacherMixin, PreTrainedModel):
                 f"labels {given} must be (B,) with selection {config.selection!r} and exclude_same_label "
                 f"{config.exclude_same_label}" + ("." if single else ", or (B, num_labels).")
             )
-        target = self.teach(pixel_values)[-1]
+        target = self.teach(pixel_values).feature_maps[-1]
         logits, (feature_map,) = logits_and_maps(self.student, pixel_values, [self.layer])
         projected = self.projector(feature_map)
 
         with torch.autocast(pixel_values.device.type, enabled=False):
-            projected = projected.float()
-            if projected.shape != target.shape:
-                projected = F.interpolate(projected, target.shape[-2:], mode="bilinear", antialias=True)
             contrastive = multi_scale_contrastive_loss(
-                projected,
+                resize_map(projected, target.shape[-2:]),
                 target,
                 layout=config.layout,
                 selection=config.selection,

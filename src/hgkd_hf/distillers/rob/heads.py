@@ -36,14 +36,14 @@ def build_head(config: RoBConfig, width: int, is_cnn: bool) -> nn.Module:
         return nn.Sequential(nn.Linear(width, hidden), *norm, nn.Linear(hidden, k))
     if config.student_head == "teacher_proto":
         return _swav_projector(width, hidden, config.teacher_hidden_size)
-    if config.method == "swav":
+    if config.ssl_method == "swav":
         return PrototypeHead(_swav_projector(width, hidden, 128), 128, k, gain=False)
     layers = []
     for size in (width, hidden):
-        norm = [nn.BatchNorm1d(hidden)] if config.method == "msn" else []
+        norm = [nn.BatchNorm1d(hidden)] if config.ssl_method == "msn" else []
         layers += [nn.Linear(size, hidden), *norm, nn.GELU()]
     mlp = nn.Sequential(*layers, nn.Linear(hidden, 256))
-    return PrototypeHead(mlp, 256, k, gain=config.method == "dino")
+    return PrototypeHead(mlp, 256, k, gain=config.ssl_method == "dino")
 
 
 def _swav_projector(width: int, hidden: int, out: int) -> nn.Sequential:

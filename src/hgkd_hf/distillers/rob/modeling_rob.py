@@ -174,7 +174,7 @@ class RoBForPreTraining(AttachedTeacherMixin, PreTrainedModel):
             teacher_scores = prototype_scores(teacher_features, prototypes).unflatten(0, views[0].shape[:2])
             losses = assignment_loss(
                 student_scores,
-                [TARGETS[config.method](crop, config.teacher_temperature) for crop in teacher_scores.unbind(1)],
+                [TARGETS[config.ssl_method](crop, config.teacher_temperature) for crop in teacher_scores.unbind(1)],
                 num_global=views[0].shape[1],
                 swapped=config.swapped,
                 temperature=config.student_temperature,
@@ -188,7 +188,7 @@ class RoBForPreTraining(AttachedTeacherMixin, PreTrainedModel):
         )
 
     def _teacher_features(self, pixel_values: Tensor) -> Tensor:
-        return self.teach(pixel_values)[-1].mean((2, 3))
+        return self.teach(pixel_values).feature_maps[-1].mean((2, 3))
 
 
 def _as_views(pixel_values: Tensor, name: str = "pixel_values") -> Tensor:
