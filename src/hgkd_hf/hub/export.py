@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers import BitImageProcessorPil
+from transformers import BitImageProcessorPil, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
-
-from ..students.sparse_unet import SparseUNetModel
 
 STUDENT_SUBFOLDER = "sparse_unet"
 
@@ -36,24 +34,30 @@ def student_image_processor(
 
 
 def export_student(
-    student: SparseUNetModel, folder: str | Path, image_processor: BaseImageProcessor, readme: str
+    model: PreTrainedModel, folder: str | Path, image_processor: BaseImageProcessor, readme: str | None = None
 ) -> Path:
     """Write a folder that any transformers installation loads.
 
-    At its root stands the encoder as a stock checkpoint with its image processor, so that `AutoModel`,
-    `AutoModelForImageClassification` and pipelines take it without this package; `sparse_unet/` holds the whole
-    student with decoder, for those who continue pre-training or keep the decoder.
+    At its root stands the student as a stock checkpoint with its image processor, so that `AutoModel`,
+    `AutoModelForImageClassification` and pipelines take it without this package. Of a UNet student that is the
+    encoder; `sparse_unet/` then holds the whole student with decoder, for those who continue pre-training or keep the
+    decoder.
 
     Args:
-        student: the trained student.
+        model: a trained student, or the distiller around it.
         folder: created if need be; files of the same names are replaced.
         image_processor: of the student.
-        readme: text of the folder's README.md.
+        readme: text of the folder's README.md; None leaves that file alone.
     """
     folder = Path(folder)
-    student.to_native().save_pretrained(folder)
+    student = getattr(model, "student", model)
+    if hasattr(student, "to_native"):
+        student.to_native().save_pretrained(folder)
+        student.save_pretrained(folder / STUDENT_SUBFOLDER)
+        image_processor.save_pretrained(folder / STUDENT_SUBFOLDER)
+    else:
+        student.save_pretrained(folder)
     image_processor.save_pretrained(folder)
-    student.save_pretrained(folder / STUDENT_SUBFOLDER)
-    image_processor.save_pretrained(folder / STUDENT_SUBFOLDER)
-    (folder / "README.md").write_text(readme, encoding="utf-8")
+    if readme is not None:
+        (folder / "README.md").write_text(readme, encoding="utf-8")
     return folder
