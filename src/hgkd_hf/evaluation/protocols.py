@@ -1,0 +1,93 @@
+"""The protocols of a table: frozen features in, named figures and the settings that they depend on out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..data import EvaluationDataset, ImageSource, ImageTransform, collate
+from ..students.features import pooled_features
+from .features import Features, extract_features
+from .knn import knn_accuracy
+from .linear import linear_probe, low_shot_probe
+from .representation import feature_rank, feature_std, linear_cka
+
+PROTOCOLS = ("knn", "linear", "low-shot", "representation")
+
+
+@dataclass(frozen=True)
+class ProtocolSettings:
+    """What the figures depend on; stated beside them.
+
+    Attributes:
+        knn_k, knn_temperature: of `knn_accuracy`; k is lowered to the number of images where there are fewer.
+        shots, draws: of `low_shot_probe`.
+        seed: of the linear probe's held-out part and of the few-label draws.
+    """
+
+    knn_k: int = 20
+    knn_temperature: float = 0.07
+    shots: tuple[int, ...] = (1, 5, 10)
+    draws: int = 5
+    seed: int = 0
+
+
+def image_set_features(
+    model: nn.Module, source: ImageSource, transform: ImageTransform, batch_size: int = 128, num_workers: int = 0
+) -> Features:
+    """The pooled features of a stock model on a labelled split, on the model's device."""
+    dataset = EvaluationDataset(source, transform)
+    loader = DataLoader(dataset, batch_size, collate_fn=collate, num_workers=num_workers)
+    device = next(model.parameters()).device
+    return extract_features(partial(pooled_features, model), loader, device, module=model)
+
+
+def run_protocols(
+    bank: Features,
+    queries: Features,
+    protocols: Sequence[str] = PROTOCOLS,
+    settings: ProtocolSettings | None = None,
+    teacher_queries: Features | None = None,
+) -> dict[str, float]:
+    """Figures by name, accuracies in [0, 1].
+
+    Args:
+        bank: labelled features to look up or to train probes on.
+        queries: labelled features to classify.
+        protocols: some of `PROTOCOLS`.
+        settings: default `ProtocolSettings()`.
+        teacher_queries: a teacher's features of the queries, for their similarity (linear CKA) to the student's.
+
+    Raises:
+        ValueError: there is no such protocol, or its settings do not fit the features.
+    """
+    settings = settings or ProtocolSettings()
+    unknown = set(protocols) - set(PROTOCOLS)
+    if unknown:
+        raise ValueError(f"there is no protocol {sorted(unknown)[0]!r}: choose from {', '.join(PROTOCOLS)}.")
+    figures: dict[str, float] = {}
+    if "knn" in protocols:
+        k = min(settings.knn_k, len(bank))
+        figures["knn_accuracy"] = knn_accuracy(bank, queries, k=k, temperature=settings.knn_temperature)
+    if "linear" in protocols:
+        result = linear_probe(bank, queries, seed=settings.seed)
+        figures |= {"linear_accuracy": result.accuracy, "linear_l2": result.l2}
+    if "low-shot" in protocols:
+        few = low_shot_probe(bank, queries, shots=settings.shots, draws=settings.draws, seed=settings.seed)
+        for shots, (mean, deviation) in few.items():
+            figures |= {f"{shots}_shot_accuracy": mean, f"{shots}_shot_deviation": deviation}
+    if "representation" in protocols:
+        figures |= {"feature_rank": feature_rank(queries.features), "feature_std": feature_std(queries.features)}
+        if teacher_queries is not None:
+            figures["teacher_cka"] = linear_cka(queries.features, teacher_queries.features)
+    return figures
+
+
+def best_device() -> torch.device:
+    """The accelerator if there is one."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")

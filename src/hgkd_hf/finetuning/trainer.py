@@ -1,0 +1,152 @@
+"""The loop of fine-tuning: the distillation trainer with layer-wise rates, averaged weights and a task's metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from accelerate.utils import gather_object
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset, Subset
+from transformers import PreTrainedModel, TrainerCallback
+from transformers.image_processing_utils import BaseImageProcessor
+
+from ..evaluation.features import eval_mode
+from ..trainer import DistillationArguments, DistillationTrainer
+from .layer_decay import decay_learning_rates
+
+AVERAGED_WEIGHTS = "averaged_weights.safetensors"
+
+
+@dataclass
+class FineTuningArguments(DistillationArguments):
+    """`TrainingArguments` with the defaults of fine-tuning; learning rates scale as in `DistillationArguments`."""
+
+    layer_decay: float = field(
+        default=1.0, metadata={"help": "Learning rate of each coarser-to-finer scale of the encoder, times this."}
+    )
+    ema_decay: float | None = field(
+        default=None, metadata={"help": "Evaluate and keep the moving average of the weights with this decay."}
+    )
+    base_learning_rate: float = field(
+        default=1e-3, metadata={"help": "Learning rate for 256 images a step; scaled by the real number."}
+    )
+    output_dir: str = field(default="runs/finetuning", metadata={"help": "The run's folder."})
+    adam_beta2: float = 0.999
+    # Labels are there: nothing is evaluated by neighbours.
+    knn_k: int = field(default=20, init=False)
+    knn_temperature: float = field(default=0.07, init=False)
+
+    def __post_init__(self):
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}, but it must be above 0 and at most 1.")
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay is {self.ema_decay}, but it must be at least 0 and below 1.")
+        super().__post_init__()
+
+
+class FineTuningTrainer(DistillationTrainer):
+    """Trains a stock model on labels and evaluates it by its task's metrics.
+
+    Args:
+        model: with a loss when called with `labels`.
+        args: the arguments.
+        task: of `TASKS`; collates, predicts, scores.
+        train_dataset, eval_dataset: of `task.dataset`; no evaluation without the second.
+        image_processor: saved with every checkpoint.
+        callbacks: further ones.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: FineTuningArguments,
+        task,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | None = None,
+        image_processor: BaseImageProcessor | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ):
+        if args.metric_for_best_model is None and eval_dataset is not None:
+            args.metric_for_best_model, args.greater_is_better = task.main_metric, True
+        evaluated = None if eval_dataset is None else (eval_dataset, eval_dataset)
+        super().__init__(model, args, train_dataset, evaluated, image_processor, callbacks)
+        self.task = task
+        self.data_collator = task.collate
+        self.averaged = None
+        if args.ema_decay is not None:
+            self.averaged = AveragedModel(self.model, avg_fn=_moving_average(args.ema_decay), use_buffers=True)
+            self.add_callback(_Averaging(self))
+
+    @property
+    def evaluated_model(self) -> PreTrainedModel:
+        """The model that is evaluated and kept: the average of the weights where there is one."""
+        return self.accelerator.unwrap_model(self.model) if self.averaged is None else self.averaged.module
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """The optimizer, with smaller learning rates for the encoder's earlier layers."""
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new and self.args.layer_decay < 1:
+            encoder = self.task.encoder(self.accelerator.unwrap_model(self.model))
+            decay_learning_rates(optimizer, encoder, self.args.layer_decay)
+        return optimizer
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """The task's metrics; images are shared out among the processes."""
+        metrics = self.task.score(self.predict_all(eval_dataset or self.eval_dataset))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def predict_all(self, dataset: Dataset) -> list[tuple]:
+        """(prediction, reference) of every image, in every process."""
+        model, world = self.evaluated_model, self.args.world_size
+        loader = DataLoader(
+            Subset(dataset, range(self.args.process_index, len(dataset), world)),
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+            collate_fn=self.task.collate,
+        )
+        pairs = []
+        with eval_mode(model), torch.no_grad(), self.compute_loss_context_manager():
+            for batch in loader:
+                pairs += self.task.predict(model, self._prepare_inputs(batch))
+        return pairs if world == 1 else gather_object(pairs)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """As its parent, and the averaged weights in a file of their own."""
+        super()._save(output_dir, state_dict)
+        if self.averaged is not None and self.args.should_save:
+            file = Path(output_dir or self.args.output_dir, AVERAGED_WEIGHTS)
+            save_file({name: value.contiguous() for name, value in self.averaged.state_dict().items()}, file)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.averaged is not None:
+            self.averaged.load_state_dict(load_file(Path(resume_from_checkpoint, AVERAGED_WEIGHTS)))
+
+
+class _Averaging(TrainerCallback):
+    """Takes every step's weights into the average."""
+
+    def __init__(self, trainer: FineTuningTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer.averaged.update_parameters(self.trainer.accelerator.unwrap_model(self.trainer.model))
+
+
+def _moving_average(decay: float):
+    """An exponential average whose memory grows with the steps up to `decay`, so that short runs profit too."""
+
+    def average(averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
+        if not averaged.is_floating_point():
+            return current
+        return averaged.lerp(current, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+
+    return average
