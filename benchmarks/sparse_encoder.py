@@ -33,6 +33,7 @@ from hgkd_hf import VisibleCells, random_cell_mask, sparsify, visible
 from hgkd_hf.students.presets import student_encoder_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+KERNEL_SHAPES = ((8, 64), (4, 128), (2, 256), (1, 512))  # block side and channels of ResNet's stages
 CONVNEXT_TINY = ConvNextConfig(depths=[3, 3, 9, 3], hidden_sizes=[96, 192, 384, 768])
 
 
@@ -290,37 +291,35 @@ def whole_step(repetitions: int, device: str, dtype: str) -> None:
 
 
 def kernels(repetitions: int) -> None:
-    """The two convolution kernels of the cells backend by block side: speed over the dense convolution."""
+    """The two ways of the cells backend to convolve, by block side: speed over the dense convolution."""
     from hgkd_hf.sparse import cells as module
 
     cells = VisibleCells(torch.stack([random_cell_mask((7, 7), 0.6) for _ in range(8)]))
-    print("| block | channels | dtype | halo | taps |\n| --- | --- | --- | --- | --- |")
-    for dtype in DTYPES.values():
-        for block, channels in ((8, 64), (4, 128), (2, 256), (1, 512)):
-            conv = sparsify(torch.nn.Sequential(torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False)))
-            conv = conv.to(dtype=dtype, memory_format=torch.channels_last)
-            maps = torch.randn(8, channels, 7 * block, 7 * block, dtype=dtype).contiguous(
-                memory_format=torch.channels_last
-            )
-            rows = cells.gather(maps)
+    print("| kernel | block | channels | dtype | convolution | products |\n| --- | --- | --- | --- | --- | --- |")
+    chosen = module.CONVOLUTION_BLOCK
+    cases = ((k, dtype, *shape) for k in (3, 1) for dtype in DTYPES.values() for shape in KERNEL_SHAPES)
+    for kernel, dtype, block, channels in cases:
+        layer = torch.nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False)
+        conv = sparsify(torch.nn.Sequential(layer)).to(dtype=dtype, memory_format=torch.channels_last)
+        maps = torch.randn(8, channels, 7 * block, 7 * block, dtype=dtype)
+        maps = maps.contiguous(memory_format=torch.channels_last).requires_grad_()
+        rows = cells.gather(maps.detach()).requires_grad_()
 
-            def action(threshold: int | None, conv=conv, maps=maps, rows=rows) -> None:
-                if threshold is None:
-                    y = conv(maps.requires_grad_())
-                else:
-                    module.HALO_BLOCK = threshold
-                    with visible(cells):
-                        y = conv(rows.detach().requires_grad_())
-                y.backward(torch.ones_like(y))
+        def dense(conv=conv, maps=maps) -> None:
+            y = conv(maps)
+            torch.autograd.grad(y, (maps, *conv.parameters()), torch.ones_like(y))
 
-            chosen = module.HALO_BLOCK
-            seconds = time_in_turns(
-                {name: lambda t=t: action(t) for name, t in (("dense", None), ("halo", 1), ("taps", 1000))},
-                repetitions,
-            )
-            module.HALO_BLOCK = chosen
-            halo, taps = (ratio(seconds["dense"], seconds[name]) for name in ("halo", "taps"))
-            print(f"| {block} | {channels} | {str(dtype)[6:]} | {halo:.2f} | {taps:.2f} |", flush=True)
+        def sparse(threshold: int, conv=conv, rows=rows) -> None:
+            module.CONVOLUTION_BLOCK = threshold
+            with visible(cells):
+                y = conv(rows)
+            torch.autograd.grad(y, (rows, *conv.parameters()), torch.ones_like(y))
+
+        actions = {"dense": dense, "convolution": partial(sparse, 1), "products": partial(sparse, 1000)}
+        seconds = time_in_turns(actions, repetitions)
+        speeds = " | ".join(f"{ratio(seconds['dense'], seconds[name]):.2f}" for name in ("convolution", "products"))
+        print(f"| {kernel}x{kernel} | {block} | {channels} | {str(dtype)[6:]} | {speeds} |", flush=True)
+    module.CONVOLUTION_BLOCK = chosen
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ it reads neighbouring visible cells through index tables, and zeros where the ne
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -27,14 +27,17 @@ from .geometry import (
 from .masked import Dense
 from .norm import batch_norm
 
-# Below this output block side a convolution runs as one matrix product per kernel tap, from it on as a convolution of
-# windows with a halo. Forward + backward, speed-up over the dense convolution (2 cores, float32 | bf16, 20 of 49
-# cells visible, equal FLOPs at every stage; a trial on a shared machine whose halo had a backward of its own, within
-# noise of autograd's; benchmarks/sparse_encoder.py --kernels measures what stands here):
-#   block    8            4            2            1
-#   halo     1.72 | 1.43  1.78 | 1.50  1.29 | 0.94  0.60 | 0.41
-#   taps     1.40 | 1.21  1.94 | 1.60  2.57 | 2.14  4.02 | 2.95
-HALO_BLOCK = 8
+# From this output block side on, a convolution of stride 1 runs as one convolution of windows with a halo, below it as
+# one matrix product per kernel tap; a 1x1 convolution in float32 as one of a tall image, below it as a product over
+# rows. Forward + backward, speed-up over the dense convolution (benchmarks/sparse_encoder.py --kernels; 2 cores with
+# AVX-512, float32 | bf16, 20 of 49 cells visible, 64, 128, 256, 512 channels: equal FLOPs at every block):
+#   block                8            4            2            1
+#   3x3, convolution     1.95 | 1.36  1.59 | 1.44  1.33 | 1.29  0.78 | 0.88
+#   3x3, products        0.86 | 0.68  1.35 | 0.97  1.88 | 1.47  2.57 | 2.27
+CONVOLUTION_BLOCK = 4
+
+# From this block side on, in float32, a library's own gradient of the weight beats one product of all columns.
+WEIGHT_GRADIENT_BLOCK = 8
 
 # With fewer channels than this (the image, at the stem) an index for every pixel of a window costs more than they do.
 FEW_CHANNELS = 8
@@ -80,6 +83,12 @@ class Geometry:
             for kernel, stride, padding, dilation in zip(self.kernel, self.stride, self.padding, self.dilation)
         )
 
+    def turned(self) -> Geometry:
+        """The geometry in which the outputs of stride 1 meet the inputs that read them."""
+        reach = tuple(dilation * (kernel - 1) for kernel, dilation in zip(self.kernel, self.dilation))
+        padding = tuple(far - near for far, near in zip(reach, self.padding))
+        return replace(self, padding=padding)
+
     @property
     def window(self) -> tuple[int, int]:
         """The side of a block with its halo."""
@@ -89,6 +98,12 @@ class Geometry:
 def pixels(x: Tensor) -> Tensor:
     """Rows (V, C, b, b) as (V*b*b, C), a view when they are channels last."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a product with `x` is computed."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 def new_rows(like: Tensor, channels: int, block: tuple[int, int]) -> Tensor:
@@ -104,6 +119,35 @@ def patch_product(x: Tensor, weight: Tensor, bias: Tensor | None, out_block: tup
     return y.permute(0, 3, 1, 2)
 
 
+def pointwise_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1x1 convolution, as a product over rows: a convolution library handles thousands of tiny images badly.
+
+    But it handles one tall image well, and in float32 better than a BLAS does.
+    """
+    count, _, height, width = x.shape
+    rows = pixels(x)
+    if x.device.type == "cpu" and autocast_dtype(x) == torch.float32 and min(height, width) >= CONVOLUTION_BLOCK:
+        tall = rows.view(1, count * height, width, -1).permute(0, 3, 1, 2)
+        y = pixels(F.conv2d(tall, weight, bias))
+    else:
+        y = F.linear(rows, weight.flatten(1), bias)
+    return y.view(count, height, width, -1).permute(0, 3, 1, 2)
+
+
+class Halo:
+    """Where the windows of a geometry read (`VisibleCells.neighbours`); `hidden`, `outside`: flat positions."""
+
+    def __init__(self, index: Tensor, state: Tensor):
+        self.index, self.state = index, state
+        self.hidden, self.outside = ((state.flatten() == kind).nonzero()[:, 0] for kind in (1, 2))
+
+    def read(self, x: Tensor, outside: float = 0.0) -> Tensor:
+        """Rows (V, C, b, b) to windows (V, C, *window), channels last."""
+        rows = pixels(x).index_select(0, self.index.flatten())
+        rows.index_fill_(0, self.hidden, 0).index_fill_(0, self.outside, outside)
+        return rows.view(*self.index.shape, -1).permute(0, 3, 1, 2)
+
+
 class CellsBackend:
     """Features are rows (V, C, b, b). The same operations as `MaskedBackend`, with the same results at visible cells.
 
@@ -113,7 +157,7 @@ class CellsBackend:
     def __init__(self, cells: VisibleCells):
         self.cells = cells
         self.cell_size: tuple[int, int] | None = None  # in pixels; known from `enter` on
-        self._windows: dict[Geometry, tuple[Tensor, Tensor, Tensor]] = {}
+        self._halos: dict[Geometry, Halo] = {}
         self._taps: dict[Geometry, list[tuple[Tensor, Tensor] | None]] = {}
 
     def enter(self, pixel_values: Tensor) -> Tensor:
@@ -130,22 +174,24 @@ class CellsBackend:
         """Convolution: hidden and outside positions count as zeros."""
         weight, shape = layer.kernel(), self.geometry(layer, x)
         if layer.kernel_size == (1, 1) and layer.groups == 1:
-            # A product over rows: a convolution library handles thousands of tiny images badly.
-            x = x[:, :, :: layer.stride[0], :: layer.stride[1]]
-            y = F.linear(pixels(x), weight.flatten(1), layer.bias)
-            return y.view(x.shape[0], *x.shape[-2:], -1).permute(0, 3, 1, 2)
+            return pointwise_product(x[:, :, :: layer.stride[0], :: layer.stride[1]], weight, layer.bias)
         if shape.kernel == shape.stride and shape.padding == (0, 0) and layer.groups == 1 and layer.dilation == (1, 1):
             return patch_product(x, weight, layer.bias, shape.out_block)
         if layer.groups > 1 and max(shape.window) > HALO_WINDOW * min(shape.block):
             vertical, horizontal = shape.halo
             maps = F.pad(self.cells.scatter(x), (*horizontal, *vertical))
             return self.cells.gather(F.conv2d(maps, weight, layer.bias, layer.stride, 0, layer.dilation, layer.groups))
-        if min(shape.out_block) >= HALO_BLOCK or layer.groups > 1:
+        wide = min(shape.out_block) >= CONVOLUTION_BLOCK
+        if layer.groups > 1 or (wide and shape.stride != (1, 1)):
             window = self.window(x, shape)
             return F.conv2d(window, weight, layer.bias, layer.stride, 0, layer.dilation, layer.groups)
-        device = x.device.type  # a custom Function is not autocast by itself
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-        y = TapConvolution.apply(x.to(dtype), weight.to(dtype), self.taps(shape), shape.out_block)
+        dtype = autocast_dtype(x)  # a custom Function is not autocast by itself
+        x, weight = x.to(dtype), weight.to(dtype)
+        y = (
+            HaloConvolution.apply(x, weight, self, shape)
+            if wide
+            else TapConvolution.apply(x, weight, self.taps(shape), shape.out_block)
+        )
         return y if layer.bias is None else y + layer.bias.view(-1, 1, 1)
 
     def max_pool2d(self, layer: nn.MaxPool2d, dense: Dense, x: Tensor) -> Tensor:
@@ -236,13 +282,13 @@ class CellsBackend:
         """Rows (V, C, b, b) with the halo that `shape` reads: zeros in hidden cells, `outside` off the image."""
         if x.shape[1] < FEW_CHANNELS:
             return self.cut_windows(x, shape, outside)
-        if shape not in self._windows:
-            index, state = self.cells.neighbours(shape.block, *shape.padding, shape.window)
-            self._windows[shape] = index, *((state.flatten() == kind).nonzero()[:, 0] for kind in (1, 2))
-        index, hidden, off = self._windows[shape]
-        rows = pixels(x).index_select(0, index.flatten())
-        rows = rows.index_fill_(0, hidden, 0).index_fill_(0, off, outside)
-        return rows.view(*index.shape, -1).permute(0, 3, 1, 2)
+        return HaloWindow.apply(x, self.halo(shape), outside)
+
+    def halo(self, shape: Geometry) -> Halo:
+        """Where the windows of `shape` read."""
+        if shape not in self._halos:
+            self._halos[shape] = Halo(*self.cells.neighbours(shape.block, *shape.padding, shape.window))
+        return self._halos[shape]
 
     def cut_windows(self, x: Tensor, shape: Geometry, outside: float) -> Tensor:
         """`window` without an index for every pixel: the cells' windows of the padded map, cut out whole."""
@@ -255,17 +301,85 @@ class CellsBackend:
     def taps(self, shape: Geometry) -> list[tuple[Tensor, Tensor] | None]:
         """For each kernel tap, row-major, the (output, input) pixels of rows that it joins; None: each with itself."""
         if shape not in self._taps:
-            taps = []
+            halo, taps = self.halo(shape), []
             for ky in range(shape.kernel[0]):
                 for kx in range(shape.kernel[1]):
-                    top = shape.padding[0] - ky * shape.dilation[0]
-                    left = shape.padding[1] - kx * shape.dilation[1]
-                    index, state = self.cells.neighbours(shape.block, top, left, shape.out_block, shape.stride)
-                    outputs = (state.flatten() == 0).nonzero()[:, 0]
-                    everywhere = shape.stride == (1, 1) and top == left == 0
-                    taps.append(None if everywhere else (outputs, index.flatten()[outputs]))
+                    top, left = ky * shape.dilation[0], kx * shape.dilation[1]
+                    if shape.stride == (1, 1) and (top, left) == shape.padding:
+                        taps.append(None)
+                        continue
+                    rows, columns = (
+                        slice(start, start + (count - 1) * stride + 1, stride)
+                        for start, count, stride in zip((top, left), shape.out_block, shape.stride)
+                    )
+                    outputs = (halo.state[:, rows, columns].flatten() == 0).nonzero()[:, 0]
+                    taps.append((outputs, halo.index[:, rows, columns].flatten()[outputs]))
             self._taps[shape] = taps
         return self._taps[shape]
+
+
+class HaloWindow(torch.autograd.Function):
+    """`Halo.read` whose backward leaves out what was filled in, instead of clearing a copy of the gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, halo: Halo, outside: float) -> Tensor:
+        """Rows (V, C, b, b) to windows (V, C, *window)."""
+        ctx.halo, ctx.block = halo, x.shape[2:]
+        return halo.read(x, outside)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of the rows."""
+        count, channels = grad.shape[:2]
+        height, width = ctx.block
+        size = count * height * width
+        # A row more than there are pixels takes what belongs to none.
+        target = ctx.halo.index.masked_fill(ctx.halo.state != 0, size).flatten()
+        rows = grad.new_zeros(size + 1, channels).index_add_(0, target, pixels(grad))[:size]
+        return rows.view(count, height, width, channels).permute(0, 3, 1, 2), None, None
+
+
+class HaloConvolution(torch.autograd.Function):
+    """A convolution of stride 1 as one of windows with a halo.
+
+    The gradient of its input is the same operation on the output's gradient, with the kernel turned around: a
+    convolution's own backward would also compute the gradient of the halo, and the sums over it would follow.
+    Nothing but input and weight is kept for backward.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, backend: CellsBackend, shape: Geometry) -> Tensor:
+        """Rows (V, I, b, b) and weight (O, I, kh, kw) to (V, O, b, b)."""
+        ctx.save_for_backward(x, weight)
+        ctx.backend, ctx.shape = backend, shape
+        return F.conv2d(backend.halo(shape).read(x), weight, dilation=shape.dilation)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        """Gradients of rows and weight."""
+        x, weight = ctx.saved_tensors
+        shape, grad_x = ctx.shape, None
+        if ctx.needs_input_grad[0]:
+            turned = weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=torch.channels_last)
+            windows = ctx.backend.halo(shape.turned()).read(grad)
+            grad_x = F.conv2d(windows, turned, dilation=shape.dilation)
+        windows = ctx.backend.halo(shape).read(x)
+        if x.dtype == torch.float32 and min(shape.block) >= WEIGHT_GRADIENT_BLOCK:
+            grad_weight = torch.nn.grad.conv2d_weight(windows, weight.shape, grad, dilation=shape.dilation)
+        else:
+            grad_weight = columns_product(windows, grad, shape)
+        return grad_x, grad_weight, None, None
+
+
+def columns_product(windows: Tensor, grad: Tensor, shape: Geometry) -> Tensor:
+    """The weight's gradient (O, I, kh, kw) as one product: of the outputs' gradient and every window's columns."""
+    width, channels = windows.shape[3], windows.shape[1]
+    size = (len(windows), *shape.block, *shape.kernel, channels)
+    row, column = width * channels, channels
+    strides = (windows.shape[2] * row, row, column, shape.dilation[0] * row, shape.dilation[1] * column, 1)
+    columns = windows.as_strided(size, strides).reshape(-1, shape.kernel[0] * shape.kernel[1] * channels)
+    product = pixels(grad).t() @ columns
+    return product.view(-1, *shape.kernel, channels).permute(0, 3, 1, 2)
 
 
 class TapConvolution(torch.autograd.Function):
