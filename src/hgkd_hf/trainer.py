@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
 from .data import collate
 from .evaluation import Features, extract_features, feature_rank, feature_std, knn_accuracy
+from .guards import (
+    CollapseWarning,
+    LossSpikes,
+    NonFiniteGuard,
+    SeedEachStep,
+    SkippedImagesLimit,
+    StopOnSignal,
+    finite_sum,
+)
+from .resumable import ResumableTrainer
 from .sparse.norm import synchronise_batch_norm
 
 
@@ -37,6 +51,12 @@ class DistillationArguments(TrainingArguments):
     )
     knn_k: int = field(default=20, metadata={"help": "Neighbours of the kNN evaluation."})
     knn_temperature: float = field(default=0.07, metadata={"help": "Temperature of the kNN evaluation's weights."})
+    max_non_finite_steps: int = field(
+        default=10, metadata={"help": "Steps with a loss or gradient that is not finite are skipped, up to so many."}
+    )
+    max_skipped_share: float = field(
+        default=0.1, metadata={"help": "Share of the images that may be unreadable before the run ends."}
+    )
 
     output_dir: str = field(default="runs/distillation", metadata={"help": "The run's folder."})
     per_device_train_batch_size: int = 64
@@ -56,6 +76,8 @@ class DistillationArguments(TrainingArguments):
         if not torch.accelerator.is_available():
             # Without it, each process of several on a machine without accelerator believes that it is alone.
             self.use_cpu = True
+        if self.data_seed is None:
+            self.data_seed = self.seed  # else the order of samples would follow torch's seed of the moment
         scaled = self.learning_rate is None
         if scaled:
             self.learning_rate = 0.0
@@ -69,12 +91,18 @@ class DistillationArguments(TrainingArguments):
         return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
 
 
-class DistillationTrainer(Trainer):
+class DistillationTrainer(ResumableTrainer):
     """Trains a distiller: a model whose output has `loss` first and named scalar terms beside it.
 
     It logs every named term, keeps biases, norms and mask tokens free of weight decay, tells the dataset its epoch,
     shares BatchNorm statistics among processes, and evaluates the student's features by kNN. With evaluations,
     the best checkpoint by kNN accuracy is kept beside the last.
+
+    A run that was killed at any moment and goes on with `train(resume_from_checkpoint=True)` equals one that was not,
+    bit for bit on CPU: samples are keyed by (seed, epoch, index), all else that is random by (seed, step, rank), and
+    checkpoints are whole or not there. SIGTERM saves one and exits with `guards.REQUEUE_EXIT_CODE`. Steps that are not
+    finite are skipped and named in `non_finite.jsonl`; too many of them, or of unreadable images, end the run
+    (`RunStopped`).
 
     Args:
         model: e.g. `HGKDForPreTraining` with its teacher attached; must have `image_features(pixel_values)`.
@@ -82,6 +110,9 @@ class DistillationTrainer(Trainer):
         train_dataset: samples with `pixel_values` and what else the model's forward takes.
         knn_datasets: labelled bank and queries; None = no evaluation.
         image_processor: saved with every checkpoint.
+
+    Raises:
+        ValueError: the dataset has fewer samples than one step takes.
     """
 
     def __init__(
@@ -93,6 +124,12 @@ class DistillationTrainer(Trainer):
         image_processor: BaseImageProcessor | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
+        if hasattr(train_dataset, "__len__") and len(train_dataset) < args.images_per_step:
+            raise ValueError(
+                f"the training data has {len(train_dataset)} samples, but a step takes {args.images_per_step} "
+                f"({args.train_batch_size} a batch, {args.gradient_accumulation_steps} accumulated, "
+                f"{args.world_size} process(es)): lower --per_device_train_batch_size."
+            )
         if args.sync_batch_norm and args.world_size > 1:
             synchronise_batch_norm(model)
         if knn_datasets is not None and args.metric_for_best_model is None:
@@ -104,36 +141,77 @@ class DistillationTrainer(Trainer):
             eval_dataset=None if knn_datasets is None else knn_datasets[1],
             data_collator=collate,
             processing_class=image_processor,
-            callbacks=[DatasetEpoch(train_dataset), MetricsFile(), *(callbacks or [])],
+            callbacks=[
+                DatasetEpoch(train_dataset),
+                SeedEachStep(),
+                StopOnSignal(),
+                SkippedImagesLimit(train_dataset, args.max_skipped_share),
+                CollapseWarning(),
+                MetricsFile(),
+                *(callbacks or []),
+            ],
         )
         self.model_accepts_loss_kwargs = False  # a mean over the batch, to be divided when batches are accumulated
         self.knn_datasets = knn_datasets
-        self._terms: dict[str, Tensor] = {}
-        self._term_steps = 0
+        self._guard = NonFiniteGuard(model, args.max_non_finite_steps, Path(args.output_dir, "non_finite.jsonl"))
+        self._spikes = LossSpikes()
+        self._terms: dict[str, Tensor] = {}  # (sum, count) of each since the last log
+        self._step_losses: list[Tensor] = []  # of the running step's batches, as are their samples
+        self._step_samples: list[Tensor] = []
         self._last_log = (0, time.perf_counter())
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The model's loss; its other scalars are remembered for the log."""
+        samples = inputs.get("sample_index")
         inputs = {name: value for name, value in inputs.items() if name != "sample_index"}
         outputs = model(**inputs)
-        self._term_steps += 1
         for name, value in outputs.items():
             if name != "loss" and isinstance(value, Tensor) and value.dim() == 0:
-                self._terms[name] = self._terms.get(name, 0) + value.detach().float()
+                self._terms[name] = finite_sum(self._terms.get(name), value)
+        self._step_losses.append(outputs.loss.detach())
+        if samples is not None:
+            self._step_samples.append(samples)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """The gradient's norm; a step in which it is not finite becomes none."""
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        loss, norm = torch.stack(self._step_losses).mean().item(), float(grad_norm)
+        samples = torch.cat(self._step_samples).tolist() if self._step_samples else []
+        self._step_losses, self._step_samples = [], []
+        scaler = self.accelerator.scaler
+        unfit = torch.tensor(float(not (math.isfinite(loss) and math.isfinite(norm))), device=self.args.device)
+        if not self.accelerator.reduce(unfit):  # all decide alike, though losses differ
+            self._guard.remember()
+            if self._spikes.is_spike(loss) and self.is_world_process_zero():
+                super().log({"loss_spike": loss, "usual_loss": self._spikes.mean})
+        elif scaler is None or scaler.get_scale() < 1:  # above, it is fp16's search for a scale
+            model.zero_grad(set_to_none=True)  # an optimizer leaves parameters without gradients alone
+            if self.args.world_size > 1:
+                samples = gather_object(samples)
+            self._guard.skip(self.state.global_step, loss, norm, samples, self.is_world_process_zero())
+        return grad_norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the named terms' means since the last log, over all processes, and the speed."""
-        if "loss" in logs and self._term_steps:
-            sums = torch.stack([*self._terms.values(), torch.zeros((), device=self.args.device)])
-            means = self.accelerator.reduce(sums / self._term_steps, "mean")
-            logs.update(zip(self._terms, means.tolist()))
+        if "loss" in logs and self._terms:
+            sums, counts = self.accelerator.reduce(torch.stack(list(self._terms.values())), "sum").unbind(1)
+            logs.update(zip(self._terms, (sums / counts).tolist()))
             step, now = self.state.global_step, time.perf_counter()
             last_step, last_time = self._last_log
             logs["images_per_second"] = round((step - last_step) * self.args.images_per_step / (now - last_time), 1)
-            self._terms, self._term_steps = {}, 0
+            self._terms = {}
         self._last_log = (self.state.global_step, time.perf_counter())
         super().log(logs, start_time)
+
+    def log_state(self) -> dict[str, Any]:
+        """With the named terms."""
+        return super().log_state() | {"terms": self._terms}
+
+    def load_log_state(self, state: dict[str, Any]) -> None:
+        """With the named terms."""
+        super().load_log_state(state)
+        self._terms = {name: value.to(self.args.device) for name, value in state["terms"].items()}
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Weights of convolutions and linear layers; no biases, norms or mask tokens."""
@@ -178,16 +256,6 @@ class DistillationTrainer(Trainer):
 
         return Features(gather(part.features), gather(part.labels))
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        """Model and image processor, and the arguments as JSON (`Trainer` would pickle them)."""
-        folder = Path(output_dir or self.args.output_dir)
-        if self.args.should_save:
-            model = self.accelerator.unwrap_model(self.model)
-            model.save_pretrained(folder, state_dict=state_dict)
-            if self.processing_class is not None:
-                self.processing_class.save_pretrained(folder)
-            (folder / "training_args.json").write_text(self.args.to_json_string())
-
 
 class DatasetEpoch(TrainerCallback):
     """Tells the training data which epoch begins (Accelerate does not, once it has split the batches)."""
@@ -202,12 +270,26 @@ class DatasetEpoch(TrainerCallback):
 
 
 class MetricsFile(TrainerCallback):
-    """Writes every log entry as a line of `metrics.jsonl` in the run's folder."""
+    """Writes every log entry as a line of `metrics.jsonl` in the run's folder; what is not finite is null."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Take back the entries of steps that are to be done again, and a line that was cut short."""
+        path = Path(args.output_dir, "metrics.jsonl")
+        if state.is_world_process_zero and path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
+            written = path.with_suffix(".partial")
+            written.write_text("".join(kept), encoding="utf-8")
+            os.replace(written, path)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         """Append the entry."""
         if state.is_world_process_zero:
             path = Path(args.output_dir, "metrics.jsonl")
             path.parent.mkdir(parents=True, exist_ok=True)
+            finite = {
+                name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in {"step": state.global_step, **logs}.items()
+            }
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                file.write(json.dumps(finite) + "\n")

@@ -1,0 +1,114 @@
+"""Checkpoint folders: whole or not there, and never the last good one deleted."""
+
+import json
+
+import pytest
+
+from hgkd_hf.checkpoints import (
+    complete_checkpoint,
+    fault,
+    list_checkpoints,
+    newest_checkpoint,
+    prune_checkpoints,
+    remove_partial,
+)
+
+
+def write(run, step, text="weights"):
+    partial = run / f"checkpoint-{step}.partial"
+    (partial / "part").mkdir(parents=True)
+    (partial / "model.safetensors").write_text(text)
+    (partial / "part" / "state.json").write_text("{}")
+    return complete_checkpoint(partial)
+
+
+def steps(run):
+    return [int(path.name.split("-")[1]) for path in list_checkpoints(run)]
+
+
+def test_whole(tmp_path):
+    folder = write(tmp_path, 20)
+    assert folder == tmp_path / "checkpoint-20"
+    entry = json.loads((folder / "manifest.json").read_text())["files"]["model.safetensors"]
+    # printf weights | sha256sum
+    assert entry == {"size": 7, "sha256": "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"}
+    assert fault(folder) is None
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def truncate(folder):
+    (folder / "model.safetensors").write_text("weig")
+
+
+def flip(folder):
+    (folder / "model.safetensors").write_text("Weights")
+
+
+def remove(folder):
+    (folder / "part" / "state.json").unlink()
+
+
+def no_manifest(folder):
+    (folder / "manifest.json").unlink()
+
+
+def cut_manifest(folder):
+    text = (folder / "manifest.json").read_text()
+    (folder / "manifest.json").write_text(text[: len(text) // 2])
+
+
+def other_manifest(folder):
+    (folder / "manifest.json").write_text("[]")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (truncate, "model.safetensors has 4 bytes instead of 7"),
+        (flip, "model.safetensors has another checksum"),
+        (remove, "part/state.json is missing"),
+        (no_manifest, "it has no manifest.json"),
+        (cut_manifest, "its manifest.json is not readable"),
+        (other_manifest, "its manifest.json is not readable"),
+    ],
+)
+def test_damaged_newest_is_named_and_the_one_before_taken(tmp_path, damage, words, caplog):
+    write(tmp_path, 8)
+    older, newest = write(tmp_path, 9), write(tmp_path, 10)
+    damage(newest)
+    assert newest_checkpoint(tmp_path) == older
+    assert words in caplog.text
+    assert "checkpoint-10 is damaged" in caplog.text
+    assert write(tmp_path, 10) == newest_checkpoint(tmp_path)  # written anew over the damaged one
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_partial_is_no_checkpoint(tmp_path):
+    write(tmp_path, 1)
+    (tmp_path / "checkpoint-2.partial").mkdir()
+    (tmp_path / "checkpoint-x").mkdir()
+    assert steps(tmp_path) == [1]
+    remove_partial(tmp_path)
+    assert not (tmp_path / "checkpoint-2.partial").exists()
+    assert newest_checkpoint(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "best", "left"),
+    [(None, None, [2, 4, 6, 8]), (0, None, [2, 4, 6, 8]), (2, None, [6, 8]), (1, None, [8]), (1, 2, [2, 8])],
+)
+def test_prune(tmp_path, limit, best, left):
+    for step in (2, 4, 6, 8):
+        write(tmp_path, step)
+    prune_checkpoints(tmp_path, limit, best)
+    assert steps(tmp_path) == left
+
+
+def test_prune_never_deletes_the_only_good_one(tmp_path):
+    for step in (2, 4, 6, 8):
+        write(tmp_path, step)
+    for step in (2, 6, 8):
+        truncate(tmp_path / f"checkpoint-{step}")
+    prune_checkpoints(tmp_path, 1)
+    assert steps(tmp_path) == [4, 6, 8]  # those after it are damaged, those before it are no longer needed
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
