@@ -40,24 +40,6 @@ def test_version_is_of_one_place():
     assert version("hgkd_hf") == hgkd_hf.__version__
 
 
-@pytest.mark.parametrize("recipe", sorted((REPOSITORY / "training/recipes").rglob("*.yaml")), ids=lambda p: p.stem)
-def test_recipes_are_read(recipe, tmp_path):
-    sys.path.insert(0, str(REPOSITORY / "training"))
-    try:
-        from distill import HGKDArguments
-    finally:
-        sys.path.pop(0)
-    from hgkd_hf.recipe import parse_recipe
-    from hgkd_hf.trainer import DistillationArguments
-
-    arguments, training = parse_recipe(
-        (HGKDArguments, DistillationArguments),
-        [f"--recipe={recipe}", "--dataset=somewhere", f"--output_dir={tmp_path}"],
-    )
-    assert arguments.dataset == "somewhere"
-    assert training.learning_rate > 0
-
-
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "training/accelerate").glob("*.yaml")), ids=lambda p: p.stem)
 def test_accelerate_files_are_known_to_accelerate(path):
     from accelerate.commands.config.config_args import ClusterConfig

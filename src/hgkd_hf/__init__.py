@@ -6,6 +6,7 @@ Importing it registers every config and model with transformers' Auto classes.
 from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForPreTraining
 
 from .distillers.hgkd import HGKDConfig, HGKDForPreTraining
+from .distillers.kd import KDConfig, KDForImageClassification
 from .distillers.manifold import ManifoldDistillationConfig, ManifoldDistillationForImageClassification
 from .distillers.msdcrd import MSDCRDConfig, MSDCRDForImageClassification
 from .distillers.rob import RoBConfig, RoBForPreTraining
@@ -28,6 +29,8 @@ AutoConfig.register("hgkd", HGKDConfig)
 AutoModelForPreTraining.register(HGKDConfig, HGKDForPreTraining)
 AutoConfig.register("rob", RoBConfig)
 AutoModelForPreTraining.register(RoBConfig, RoBForPreTraining)
+AutoConfig.register("kd", KDConfig)
+AutoModelForImageClassification.register(KDConfig, KDForImageClassification)
 AutoConfig.register("manifold_distillation", ManifoldDistillationConfig)
 AutoModelForImageClassification.register(ManifoldDistillationConfig, ManifoldDistillationForImageClassification)
 AutoConfig.register("msdcrd", MSDCRDConfig)
@@ -37,6 +40,8 @@ __all__ = [
     "ClassifierTeacher",
     "HGKDConfig",
     "HGKDForPreTraining",
+    "KDConfig",
+    "KDForImageClassification",
     "MSDCRDConfig",
     "MSDCRDForImageClassification",
     "ManifoldDistillationConfig",

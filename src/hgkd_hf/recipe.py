@@ -30,15 +30,25 @@ def parse_recipe(
         SystemExit: a flag is unknown or its value malformed (by argparse).
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = HfArgumentParser(list(types), description=description)
+    parser = HfArgumentParser(list(types), description=description, allow_abbrev=False)
     parser.add_argument("--recipe", help="YAML file with defaults for the flags below.")
-    path = _recipe_path(arguments)
+    path = _flag_value("recipe", arguments)
     if path is not None:
         known = {field.name for kind in types for field in fields(kind) if field.init}
         # As flags in front of the real ones, a recipe's values meet the same checks, and later flags win.
         arguments = _as_flags(read_recipe(path), known, path) + arguments
     *instances, _ = parser.parse_args_into_dataclasses(args=arguments)
     return tuple(instances)
+
+
+def recipe_value(name: str, arguments: Sequence[str] | None = None) -> str | None:
+    """What flags or else the recipe give for one setting, before all of them are parsed; None if neither does."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    value = _flag_value(name, arguments)
+    path = _flag_value("recipe", arguments)
+    if value is None and path is not None:
+        value = read_recipe(path).get(name)
+    return None if value is None else str(value)
 
 
 def _as_flags(values: dict[str, Any], known: set[str], path: str) -> list[str]:
@@ -70,10 +80,12 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def _recipe_path(arguments: list[str]) -> str | None:
+def _flag_value(name: str, arguments: list[str]) -> str | None:
+    """The value of the last `--name VALUE` or `--name=VALUE`."""
+    value = None
     for position, argument in enumerate(arguments):
-        if argument == "--recipe" and position + 1 < len(arguments):
-            return arguments[position + 1]
-        if argument.startswith("--recipe="):
-            return argument.removeprefix("--recipe=")
-    return None
+        if argument == f"--{name}" and position + 1 < len(arguments):
+            value = arguments[position + 1]
+        elif argument.startswith(f"--{name}="):
+            value = argument.removeprefix(f"--{name}=")
+    return value

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Generator, Tensor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -42,8 +42,8 @@ class ImageTransform:
 
     With `train`: a random crop of `crop_scale` of the area and `crop_ratio` width / height, resized to `image_size`
     (Inception's crop, Szegedy et al. 2015, arXiv:1409.4842, section 6; ten tries, then the largest centred crop),
-    a horizontal flip, and colour jitter. Without: the centred crop that remains when the image is resized until it
-    just covers `image_size / crop_fraction`.
+    a horizontal flip, colours, blur and solarisation. Without: the centred crop that remains when the image is
+    resized until it just covers `image_size / crop_fraction`.
 
     Attributes:
         image_size: of the output in pixels, side or (height, width).
@@ -52,6 +52,11 @@ class ImageTransform:
         crop_ratio: range of the crop's width / height, drawn log-uniformly.
         flip_probability: of a horizontal flip.
         color_jitter: s scales brightness, contrast and saturation, in this order, by factors from [1 - s, 1 + s].
+        color_distortion: s, with probability 0.8, scales brightness, contrast and saturation by factors from
+            [1 - 0.8 s, 1 + 0.8 s] and turns hues by up to 0.2 s of the circle, in random order; then, with probability
+            0.2, takes the colours away (SimCLR, arXiv:2002.05709, appendix A).
+        blur_probability: of a Gaussian blur with a radius of 0.1 to 2 pixels (BYOL, arXiv:2006.07733, appendix B).
+        solarize_probability: of inverting all values above 128 (as there).
         image_mean: of the channels, for pixels in [0, 1].
         image_std: of the channels, for pixels in [0, 1].
         interpolation: one of `INTERPOLATIONS`.
@@ -65,6 +70,9 @@ class ImageTransform:
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip_probability: float = 0.5
     color_jitter: float = 0.0
+    color_distortion: float = 0.0
+    blur_probability: float = 0.0
+    solarize_probability: float = 0.0
     image_mean: tuple[float, float, float] = IMAGENET_MEAN
     image_std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bicubic"
@@ -79,10 +87,15 @@ class ImageTransform:
             raise ValueError(f"crop_scale is {self.crop_scale}, but it must be a rising pair in (0, 1].")
         if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
             raise ValueError(f"crop_ratio is {self.crop_ratio}, but it must be a rising pair above 0.")
-        if not 0 <= self.flip_probability <= 1:
-            raise ValueError(f"flip_probability is {self.flip_probability}, but it must be in [0, 1].")
-        if not 0 <= self.color_jitter <= 1:
-            raise ValueError(f"color_jitter is {self.color_jitter}, but it must be in [0, 1].")
+        for name in (
+            "flip_probability",
+            "color_jitter",
+            "color_distortion",
+            "blur_probability",
+            "solarize_probability",
+        ):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but it must be in [0, 1].")
         if not len(self.image_mean) == len(self.image_std) == 3:
             raise ValueError(
                 f"image_mean is {self.image_mean} and image_std {self.image_std}, but RGB needs 3 of each."
@@ -133,6 +146,12 @@ class ImageTransform:
             for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
                 factor = _uniform(1 - self.color_jitter, 1 + self.color_jitter, generator)
                 image = enhance(image).enhance(factor)
+        if self.color_distortion:
+            image = _distort_colors(image, self.color_distortion, generator)
+        if self.blur_probability and torch.rand((), generator=generator) < self.blur_probability:
+            image = image.filter(ImageFilter.GaussianBlur(_uniform(0.1, 2.0, generator)))
+        if self.solarize_probability and torch.rand((), generator=generator) < self.solarize_probability:
+            image = ImageOps.solarize(image, 128)
         return self.normalize(image)
 
     def random_box(self, width: int, height: int, generator: Generator) -> tuple[int, int, int, int]:
@@ -162,6 +181,65 @@ class ImageTransform:
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (self.image_mean, self.image_std))
         return pixels.sub_(mean).div_(std)
+
+
+@dataclass(frozen=True)
+class MultiCropTransform:
+    """RGB image -> global and local crops (SwAV, arXiv:2006.09882, section 4).
+
+    Attributes:
+        global_transforms: one for each global crop; all of one size.
+        local_transform: for every local crop.
+        num_local: number of local crops.
+
+    Raises:
+        ValueError: there is no global crop, their sizes differ, or a number is negative.
+    """
+
+    global_transforms: tuple[ImageTransform, ...]
+    local_transform: ImageTransform | None = None
+    num_local: int = 0
+
+    def __post_init__(self) -> None:
+        if len({transform.size for transform in self.global_transforms}) != 1:
+            raise ValueError("the global crops must be at least one, all of one size (global_crops).")
+        if self.num_local < 0 or (self.num_local and self.local_transform is None):
+            raise ValueError(f"local_crops is {self.num_local}, but it must be 0 or more, with their transform.")
+
+    @property
+    def min_decoded_side(self) -> int:
+        """As `ImageTransform.min_decoded_side`, for all crops."""
+        transforms = self.global_transforms + (self.local_transform,) * bool(self.num_local)
+        return max(transform.min_decoded_side for transform in transforms)
+
+    def __call__(self, image: Image.Image, generator: Generator) -> dict[str, Tensor]:
+        """`pixel_values` (G, 3, H, W) and, with local crops, `local_pixel_values` (L, 3, h, w), float32."""
+        views = {"pixel_values": torch.stack([crop(image, generator) for crop in self.global_transforms])}
+        if self.num_local:
+            local = [self.local_transform(image, generator) for _ in range(self.num_local)]
+            views["local_pixel_values"] = torch.stack(local)
+        return views
+
+
+def _distort_colors(image: Image.Image, strength: float, generator: Generator) -> Image.Image:
+    if torch.rand((), generator=generator) < 0.8:
+        spread = 0.8 * strength
+        for operation in torch.randperm(4, generator=generator).tolist():
+            if operation == 3:
+                image = _turn_hue(image, _uniform(-0.2, 0.2, generator) * strength)
+            else:
+                enhance = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[operation]
+                image = enhance(image).enhance(_uniform(1 - spread, 1 + spread, generator))
+    if torch.rand((), generator=generator) < 0.2:
+        image = image.convert("L").convert("RGB")
+    return image
+
+
+def _turn_hue(image: Image.Image, turn: float) -> Image.Image:
+    """Turn all hues by a share of the circle."""
+    hue, saturation, value = image.convert("HSV").split()
+    hue = Image.fromarray((np.array(hue).astype(np.int16) + round(turn * 256)).astype(np.uint8))  # wraps around
+    return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
 
 
 def _uniform(low: float, high: float, generator: Generator) -> float:

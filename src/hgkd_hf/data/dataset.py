@@ -1,4 +1,4 @@
-"""Samples of distillation: a view of an image and the cells of it that the student does not see."""
+"""Samples of distillation: views of an image, the cells of it that the student does not see, its label."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from datasets.distributed import split_dataset_by_node
 from PIL import Image
 from torch import Tensor
 
-from hgkd_hf.data.augment import ImageTransform, sample_generator
+from hgkd_hf.data.augment import ImageTransform, MultiCropTransform, sample_generator
 from hgkd_hf.data.decode import CorruptImageError, decode_image
 from hgkd_hf.data.load import ImageSource
+from hgkd_hf.data.mixing import Mixing
 from hgkd_hf.masking import num_visible_cells, random_cell_mask
 
 logger = logging.getLogger(__name__)
@@ -32,12 +33,13 @@ class _Samples:
     def __init__(
         self,
         source: ImageSource,
-        transform: ImageTransform,
+        transform: ImageTransform | MultiCropTransform,
         *,
         seed: int,
-        cell_grid: tuple[int, int] | None,
-        mask_ratio: float,
+        cell_grid: tuple[int, int] | None = None,
+        mask_ratio: float = 0.0,
         return_labels: bool = False,
+        mixing: Mixing | None = None,
         skipped_log: str | os.PathLike[str] | None = None,
     ) -> None:
         if (source.num_rows is None) != self._streams:
@@ -48,6 +50,10 @@ class _Samples:
             raise ValueError(f"{source.name!r} {is_streamed} streamed: use {fitting}, or {flag} --streaming.")
         if return_labels and source.label_column is None:
             raise ValueError(f"{source.name!r} has no labels: name their column with --label_column.")
+        if mixing is not None and not return_labels:
+            raise ValueError("mixing mixes labels too: pass return_labels=True.")
+        if mixing is not None and mixing.needs_partner and self._streams:
+            raise ValueError("mixup and cutmix read a second row of any index: set both to 0, or drop --streaming.")
         if cell_grid is not None:
             num_visible_cells(cell_grid, mask_ratio)  # refuses a wrong ratio here rather than in a worker
         self.source = source
@@ -56,6 +62,7 @@ class _Samples:
         self.cell_grid = cell_grid
         self.mask_ratio = mask_ratio
         self.return_labels = return_labels
+        self.mixing = mixing
         self.skipped_log = skipped_log
         columns = [source.image_column] + ([source.label_column] if return_labels else [])
         self.rows = source.dataset.select_columns(columns)  # an unused mask or caption column need not be read
@@ -78,14 +85,18 @@ class _Samples:
         value = row[self.source.image_column]
         return decode_image(value, min_side=self.transform.min_decoded_side, name=f"row {index}")
 
-    def _sample(self, image: Image.Image, row: dict, index: int, key: int, epoch: int) -> dict[str, Tensor | int]:
-        sample = {"pixel_values": self.transform(image, sample_generator(self.seed, epoch, key, "view"))}
+    def _sample(
+        self, image: Image.Image, row: dict, index: int, key: int, epoch: int, purpose: str = "view"
+    ) -> dict[str, Tensor | int]:
+        views = self.transform(image, sample_generator(self.seed, epoch, key, purpose))
+        sample = views if isinstance(views, dict) else {"pixel_values": views}
         if self.cell_grid is not None:
             generator = sample_generator(self.seed, epoch, key, "mask")
             sample["bool_masked_pos"] = random_cell_mask(self.cell_grid, self.mask_ratio, generator)
         sample["sample_index"] = index
         if self.return_labels:
-            sample["labels"] = int(row[self.source.label_column])
+            label = int(row[self.source.label_column])
+            sample["labels"] = label if self.mixing is None else self.mixing.soft_label(label)
         return sample
 
     def _skip(self, index: int, row: dict, error: CorruptImageError) -> None:
@@ -106,8 +117,9 @@ class _Samples:
 class DistillationDataset(_Samples, torch.utils.data.Dataset):
     """Map-style samples; sample i is a function of (seed, epoch, i) alone.
 
-    A sample is a dict of `pixel_values` (3, H, W) float32; `bool_masked_pos` (gh, gw) bool, True = hidden (if there
-    is a cell grid); `sample_index`, the row; and `labels`, the class (if asked for).
+    A sample is a dict of `pixel_values` (3, H, W) float32, or what a `MultiCropTransform` gives; `bool_masked_pos`
+    (gh, gw) bool, True = hidden (if there is a cell grid); `sample_index`, the row; and `labels` (if asked for), the
+    class, or with `mixing` (num_labels,) probabilities.
 
     A row whose image cannot be decoded is replaced by the next that can (its image, label and `sample_index`, with
     the crop and mask of the row asked for, so that the two views differ). It is counted in `num_skipped`, named once
@@ -120,6 +132,7 @@ class DistillationDataset(_Samples, torch.utils.data.Dataset):
         cell_grid: (gh, gw) cells of a mask, or None for no masks.
         mask_ratio: share of the cells that are hidden.
         return_labels: add `labels`.
+        mixing: mix every sample with another, drawn by (seed, epoch, i) too.
         skipped_log: text file that names bad samples, appended to.
 
     Raises:
@@ -136,7 +149,18 @@ class DistillationDataset(_Samples, torch.utils.data.Dataset):
             IndexError: no such row.
             CorruptImageError: this row and the next 31 are all bad.
         """
-        index = range(len(self))[index]
+        index, epoch = range(len(self))[index], int(self._epoch)
+        sample = self._read(index, index, epoch)
+        if self.mixing is not None and self.mixing.needs_partner:
+            generator = sample_generator(self.seed, epoch, index, "mix")
+            partner = self._read(int(torch.randint(len(self), (), generator=generator)), index, epoch, "partner view")
+            mixed, share = self.mixing.mix(sample["pixel_values"], partner["pixel_values"], generator)
+            sample["pixel_values"] = mixed
+            sample["labels"] = share * sample["labels"] + (1 - share) * partner["labels"]
+        return sample
+
+    def _read(self, index: int, key: int, epoch: int, purpose: str = "view") -> dict[str, Tensor | int]:
+        """The sample of row `index`, or of the next that is not bad, augmented by (seed, epoch, key, purpose)."""
         for step in range(min(MAX_TRIES, len(self))):
             current = (index + step) % len(self)
             row = self.rows[current]
@@ -146,7 +170,7 @@ class DistillationDataset(_Samples, torch.utils.data.Dataset):
                 self._skip(current, row, error)
                 last = error
             else:
-                return self._sample(image, row, current, index, int(self._epoch))
+                return self._sample(image, row, current, key, epoch, purpose)
         raise _all_bad(self.source, last)
 
 
@@ -162,8 +186,7 @@ class EvaluationDataset(DistillationDataset):
     ) -> None:
         if transform.train:
             raise ValueError("An evaluation must not be random: build its ImageTransform with train=False.")
-        fixed = {"seed": 0, "cell_grid": None, "mask_ratio": 0.0, "return_labels": True}
-        super().__init__(source, transform, **fixed, skipped_log=skipped_log)
+        super().__init__(source, transform, seed=0, return_labels=True, skipped_log=skipped_log)
 
 
 class StreamingDistillationDataset(_Samples, torch.utils.data.IterableDataset):
@@ -181,7 +204,7 @@ class StreamingDistillationDataset(_Samples, torch.utils.data.IterableDataset):
     Args:
         source: streaming rows.
         transform: image -> `pixel_values`.
-        seed: with `cell_grid`, `mask_ratio`, `return_labels` and `skipped_log` as in `DistillationDataset`.
+        seed, settings: as in `DistillationDataset`; `mixing` can only smooth labels.
         rank: of this process among `world_size` readers. Leave both out where Accelerate splits the batches itself
             (its `IterableDatasetShard` and dispatcher wrap every torch IterableDataset): to split twice loses data.
         world_size: number of processes that read.
@@ -197,26 +220,15 @@ class StreamingDistillationDataset(_Samples, torch.utils.data.IterableDataset):
     def __init__(
         self,
         source: ImageSource,
-        transform: ImageTransform,
+        transform: ImageTransform | MultiCropTransform,
         *,
         seed: int,
-        cell_grid: tuple[int, int] | None,
-        mask_ratio: float,
-        return_labels: bool = False,
-        skipped_log: str | os.PathLike[str] | None = None,
         rank: int = 0,
         world_size: int = 1,
         shuffle_buffer: int = 0,
+        **settings,
     ) -> None:
-        super().__init__(
-            source,
-            transform,
-            seed=seed,
-            cell_grid=cell_grid,
-            mask_ratio=mask_ratio,
-            return_labels=return_labels,
-            skipped_log=skipped_log,
-        )
+        super().__init__(source, transform, seed=seed, **settings)
         self.rank, self.world_size = rank, world_size
         if shuffle_buffer:
             self.rows = self.rows.shuffle(seed=seed, buffer_size=shuffle_buffer)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
+import pyarrow.compute
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, Value
 
 # A stream cut out of rows on disk has no files to share among workers; 64 divides among the usual worker counts.
@@ -102,6 +103,33 @@ def load_images(
         fingerprint=None if streaming else dataset._fingerprint,
         num_rows=None if streaming else len(dataset),
     )
+
+
+def class_names(source: ImageSource) -> tuple[str, ...]:
+    """The classes of a labelled source: as the dataset names them, else 0 to its greatest label.
+
+    All labels are read, but of a stream.
+
+    Raises:
+        ValueError: there are no labels, one lies outside the classes, or a stream does not name its classes.
+    """
+    column = source.label_column
+    if column is None:
+        raise ValueError(f"{source.name!r} has no labels: name their column with --label_column.")
+    if source.num_rows is None:
+        if source.class_names is None:
+            raise ValueError(f"the stream {source.name!r} does not name its classes: drop --streaming.")
+        return source.class_names
+    labels = pyarrow.compute.min_max(source.dataset.select_columns([column]).with_format("arrow")[:][column])
+    lowest, greatest = (labels[key].as_py() for key in ("min", "max"))
+    names = source.class_names or tuple(map(str, range(greatest + 1)))
+    if lowest < 0 or greatest >= len(names):
+        wrong = lowest if lowest < 0 else greatest
+        raise ValueError(
+            f"split {source.split!r} of {source.name!r} has the label {wrong}, but its classes are 0 to "
+            f"{len(names) - 1}: choose another --split, or correct --label_column {column!r}."
+        )
+    return names
 
 
 def _open(

@@ -59,6 +59,7 @@ class HGKDForPreTraining(AttachedTeacherMixin, PreTrainedModel):
     config_class = HGKDConfig
     base_model_prefix = "student"
     main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
     input_modalities = ("image",)
 
     def __init__(self, config: HGKDConfig):

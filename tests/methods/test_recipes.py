@@ -1,0 +1,54 @@
+"""Every recipe of training/recipes names settings that its method has, with values that its config takes."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hgkd_hf.methods import METHODS, parse_method
+from hgkd_hf.trainer import DistillationArguments
+
+FOLDER = Path(__file__).parents[2] / "training" / "recipes"
+RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if not path.name.startswith("finetune"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_is_read_by_its_method(path):
+    values = yaml.safe_load(path.read_text())
+    cpu = ["--bf16", "false", "--dataset", values.get("dataset", "images")]  # bf16 is refused on some machines
+    method, training = parse_method((DistillationArguments,), ["--recipe", str(path), *cpu])
+    assert type(method) is METHODS[values.get("method", "hgkd")]
+    assert method.image_size == values.get("image_size", 224)
+    assert training.per_device_train_batch_size == values["per_device_train_batch_size"]
+    assert method.student_config().model_type in ("resnet", "vit", "deit") if hasattr(method, "ssl_method") else True
+
+
+def test_the_method_decides_which_settings_there_are(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("method: rob\ndataset: images\nnum_prototypes: 7\n")
+    (method,) = parse_method((), ["--recipe", str(recipe)])
+    assert (type(method).__name__, method.num_prototypes, method.crop_scale) == ("RoBMethod", 7, [0.25, 1.0])
+    with pytest.raises(ValueError, match="has the key 'num_prototypes', which no setting reads"):
+        parse_method((), ["--recipe", str(recipe), "--method=manifold"])
+    with pytest.raises(
+        ValueError, match=r"method is 'simclr': choose one of hgkd, rob, manifold, msdcrd, kd \(--method"
+    ):
+        parse_method((), ["--dataset", "images", "--method", "simclr"])
+    assert type(parse_method((), ["--dataset", "images"])[0]).__name__ == "HGKDMethod"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--method=rob", "--blur_probability", "0.5"], "blur_probability is .*, but it must be three numbers"),
+        (
+            ["--method=rob", "--prototype_samples=9"],
+            "prototype_samples is 9, but 1024 prototypes need at least as many",
+        ),
+        (["--method=msdcrd", "--mixup=0.8"], "selection 'consistent' .* needs one label an image: leave --mixup"),
+        (["--method=kd", "--objective=dkd", "--cutmix=1"], "objective 'dkd' needs one label an image"),
+    ],
+)
+def test_settings_that_do_not_go_together(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        parse_method((), ["--dataset", "images", *arguments])
