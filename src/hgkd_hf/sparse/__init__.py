@@ -2,6 +2,7 @@
 
 from .cells import CellsBackend
 from .check import check_exact
+from .checkpointing import checkpoint_blocks, uncheckpoint_blocks
 from .context import active_backend, checkpoint_contexts, visible
 from .convert import sparsify, to_dense
 from .masked import MaskedBackend
@@ -16,8 +17,10 @@ __all__ = [
     "SpconvBackend",
     "active_backend",
     "check_exact",
+    "checkpoint_blocks",
     "checkpoint_contexts",
     "sparsify",
     "to_dense",
+    "uncheckpoint_blocks",
     "visible",
 ]

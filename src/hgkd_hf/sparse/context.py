@@ -11,6 +11,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..masking import VisibleCells
 
 if TYPE_CHECKING:
@@ -40,6 +42,11 @@ def checkpoint_contexts() -> tuple[AbstractContextManager, AbstractContextManage
     Without it the recomputed forward would run dense, since backward happens after `visible` has been left.
     """
     return nullcontext(), use_backend(active_backend())
+
+
+def recomputing() -> bool:
+    """Whether this forward runs inside a backward, as gradient checkpointing lets it."""
+    return torch._C._current_graph_task_id() != -1
 
 
 def visible(cells: VisibleCells, backend: str = "cells") -> AbstractContextManager[MaskedBackend]:

@@ -8,12 +8,11 @@ from __future__ import annotations
 from functools import cache
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .context import active_backend
-from .norm import SynchronisedBatchNorm2d
+from .context import active_backend, recomputing
+from .norm import SynchronisedBatchNorm2d, batch_norm
 
 
 class SparseLayer:
@@ -34,7 +33,7 @@ class SparseLayer:
                 self.ran_masked = True
             return getattr(backend, self.op)(self, super().forward, x)
         if self.ran_masked:
-            if torch._C._current_graph_task_id() != -1:
+            if recomputing():
                 raise RuntimeError(
                     "gradient checkpointing recomputes a masked forward without its mask: call torch.utils.checkpoint "
                     "with use_reentrant=False and context_fn=hgkd_hf.sparse.checkpoint_contexts."
@@ -90,6 +89,12 @@ class BatchNormalisation(SparseLayer):
     """`nn.BatchNorm2d` over visible positions."""
 
     op = "batch_norm"
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As every sparse layer; a recomputed dense forward leaves the running statistics alone."""
+        if recomputing() and active_backend() is None and not self.ran_masked:
+            return batch_norm(self, x)
+        return super().forward(x)
 
 
 class GroupNormalisation(SparseLayer):

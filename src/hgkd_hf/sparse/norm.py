@@ -7,16 +7,19 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .context import recomputing
+
 
 def batch_norm(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """`layer` applied to x (n, C, ...), every entry of the other axes being one observation of a channel.
 
     As `nn.BatchNorm2d`, running statistics and momentum included, for any number of axes. Where `layer.synchronised`
     is set, training statistics are those of all processes together (weighted by their numbers of observations), as in
-    `nn.SyncBatchNorm`, but on any device and backend.
+    `nn.SyncBatchNorm`, but on any device and backend. A forward that gradient checkpointing computes again does not
+    count twice in the running statistics.
     """
-    momentum = layer.momentum
-    if layer.training and layer.track_running_stats:
+    momentum = 0.0 if recomputing() else layer.momentum
+    if layer.training and layer.track_running_stats and not recomputing():
         layer.num_batches_tracked.add_(1)
         if momentum is None:
             momentum = 1 / layer.num_batches_tracked.item()

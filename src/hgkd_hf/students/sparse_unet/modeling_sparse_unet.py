@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BackboneOutput, ImageClassifierOutputW
 from transformers.utils import ModelOutput
 
 from ...masking import VisibleCells, cell_grid
-from ...sparse import sparsify, to_dense, visible
+from ...sparse import checkpoint_blocks, sparsify, to_dense, uncheckpoint_blocks, visible
 from ..features import FeatureScale, feature_scales, pooled_features
 from .configuration_sparse_unet import SparseUNetConfig
 
@@ -124,6 +124,7 @@ class SparseUNetPreTrainedModel(PreTrainedModel):
     config_class = SparseUNetConfig
     base_model_prefix = "sparse_unet"
     main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
     input_modalities = ("image",)
 
     @torch.no_grad()
@@ -152,7 +153,7 @@ class SparseUNetModel(SparseUNetPreTrainedModel):
         super().__init__(config)
         self.scales = feature_scales(config.encoder_config)
         self.total_stride = self.scales[-1].stride
-        self.encoder = sparsify(AutoModel.from_config(config.encoder_config))
+        self.encoder = checkpoint_blocks(sparsify(AutoModel.from_config(config.encoder_config)))
         batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in self.encoder.modules())
         self.decoder = SparseUNetDecoder(config, self.scales, batch_norm) if add_decoder else None
         self.post_init()
@@ -226,7 +227,7 @@ class SparseUNetModel(SparseUNetPreTrainedModel):
 
     def to_native(self) -> PreTrainedModel:
         """The encoder as a stock transformers model with stock keys; a copy, in eval mode."""
-        return to_dense(copy.deepcopy(self.encoder)).eval()
+        return uncheckpoint_blocks(to_dense(copy.deepcopy(self.encoder))).eval()
 
 
 class SparseUNetBackbone(BackboneMixin, SparseUNetPreTrainedModel):
