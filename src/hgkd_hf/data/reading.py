@@ -38,7 +38,8 @@ def read_patiently(rows: Iterable[dict], name: str) -> Iterator[dict]:
         arrived: Queue = Queue(maxsize=_READ_AHEAD)
         closed = threading.Event()
         # A read that hangs cannot be ended; its thread is left behind and dies with the process.
-        threading.Thread(target=_fill, args=(rows, given, arrived, closed), daemon=True).start()
+        arguments = (rows, given, arrived, closed)
+        threading.Thread(target=_fill, args=arguments, name=f"stream of {name}", daemon=True).start()
         try:
             while True:
                 try:
@@ -56,8 +57,8 @@ def read_patiently(rows: Iterable[dict], name: str) -> Iterator[dict]:
         reason = " ".join(str(problem).split()).rstrip(".") or type(problem).__name__
         if failures == len(PAUSES):
             raise StreamError(
-                f"the stream of {name!r} failed {failures + 1} times in a row after {given} rows (the last: {reason}): "
-                "check the network and the files, and go on with --resume."
+                f"the stream of {name!r} failed {failures + 1} times in a row after {given} rows (the last: "
+                f"{reason}): check the network and the files, and go on with --resume."
             )
         logger.warning("Stream of %r, after %d rows: %s; trying again in %g s.", name, given, reason, PAUSES[failures])
         time.sleep(PAUSES[failures])

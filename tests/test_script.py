@@ -1,0 +1,39 @@
+import pytest
+from torch.utils.data import DataLoader
+
+from hgkd_hf.checkpoints import RunStopped
+from hgkd_hf.data.reading import StreamError
+from hgkd_hf.script import run_script, sentence
+
+
+@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, RunStopped, StreamError])
+def test_expected_error_is_a_sentence(kind):
+    def main():
+        raise kind("the mask\nis torn.")
+
+    with pytest.raises(SystemExit) as caught:
+        run_script(main)
+    assert caught.value.code == "error: the mask is torn."
+
+
+def test_our_own_mistakes_keep_their_traceback():
+    def main():
+        raise AttributeError("oops")
+
+    with pytest.raises(AttributeError):
+        run_script(main)
+
+
+class Broken:
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        raise StreamError("the stream of 'a' failed: check it.")
+
+
+def test_error_of_a_worker():
+    with pytest.raises(StreamError) as caught:
+        next(iter(DataLoader(Broken(), num_workers=1)))
+    assert "Traceback" in str(caught.value)
+    assert sentence(caught.value) == "the stream of 'a' failed: check it."
