@@ -110,6 +110,8 @@ def finish(run: Path, args: Method, training, trainer: DistillationTrainer, summ
         k, temperature = training.knn_k, training.knn_temperature
         before = f"{summary['before']['before_knn_accuracy']:.4f} before, " if "before" in summary else ""
         print(f"kNN (k {k}, T {temperature}): {before}{summary['after']['after_knn_accuracy']:.4f} after")
+        if "after_accuracy" in summary["after"]:
+            print(f"top-1 on {args.knn_split}: {summary['after']['after_accuracy']:.4f}")
     print(f"student: {student}\nmetrics: {run / 'metrics.jsonl'}\nsummary: {run / 'summary.json'}")
 
 

@@ -218,7 +218,10 @@ class DistillationTrainer(ResumableTrainer):
         return [name for name, p in model.named_parameters() if p.dim() > 1 and not name.endswith("mask_token")]
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """kNN accuracy of the student's image features, their effective rank and standard deviation."""
+        """kNN accuracy of the student's image features, their effective rank and standard deviation.
+
+        Of a student that classifies (its distiller has `image_logits(pixel_values)`), also its own `accuracy`, top-1.
+        """
         bank, queries = (self.extract(dataset) for dataset in self.knn_datasets)
         metrics = {
             "knn_accuracy": knn_accuracy(
@@ -227,13 +230,19 @@ class DistillationTrainer(ResumableTrainer):
             "feature_rank": feature_rank(queries.features),
             "feature_std": feature_std(queries.features),
         }
+        if hasattr(self.accelerator.unwrap_model(self.model), "image_logits"):
+            answers = self.extract(self.knn_datasets[1], "image_logits")
+            metrics["accuracy"] = (answers.features.argmax(1) == answers.labels).float().mean().item()
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def extract(self, dataset: Dataset) -> Features:
-        """The student's features of a labelled dataset, shared out among the processes; each gets all of them."""
+    def extract(self, dataset: Dataset, function: str = "image_features") -> Features:
+        """What a `function` of the model gives for a labelled dataset: by default the student's features.
+
+        The dataset is shared out among the processes; each gets all of the results.
+        """
         model = self.accelerator.unwrap_model(self.model)
         rank, world = self.args.process_index, self.args.world_size
         # Every process reads equally many, the last ones anew from the start, which is cut off again.
@@ -246,7 +255,7 @@ class DistillationTrainer(ResumableTrainer):
             collate_fn=collate,
         )
         with self.compute_loss_context_manager():
-            part = extract_features(model.image_features, loader, self.args.device, module=model)
+            part = extract_features(getattr(model, function), loader, self.args.device, module=model)
         if world == 1:
             return part
 
