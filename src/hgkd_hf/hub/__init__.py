@@ -1,4 +1,4 @@
-"""What leaves a run: the publishable folder and its card."""
+"""What leaves a run: the publishable folder, its card, and the way to the Hub."""
 
 from .card import StudentCard
 from .export import export_student, student_image_processor

@@ -1,0 +1,189 @@
+"""Fills a student's card while the training runs."""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import subprocess
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import PreTrainedConfig, TrainerCallback
+
+from ..version import __version__
+from .folder import describe_model, warn_only
+from .sources import find_source, pinned_revision
+from .student_card import BEFORE, CARD_FILE, METRICS, STUDENT, StudentCard
+
+LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "huggingface_hub")
+
+
+class CardCallback(TrainerCallback):
+    """Writes what a run tells of its student into a card, and the card to `card.json` in the run's folder.
+
+    Its failures are warnings. Of a run that goes on, time and figures from before the stop are kept.
+
+    Args:
+        card: to fill.
+        train_dataset: of the training; a `source` (`ImageSource`) tells where its images are from.
+        knn_datasets: labelled bank and queries.
+    """
+
+    def __init__(self, card: StudentCard, train_dataset: Dataset, knn_datasets: tuple[Dataset, Dataset] | None = None):
+        self.card, self.train_dataset, self.knn_datasets = card, train_dataset, knn_datasets
+        self._sources_found = False
+        self._start, self._seconds_before = time.perf_counter(), 0.0
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """What does not change: model, sources, settings, machine."""
+        if not state.is_world_process_zero:
+            return
+        with warn_only("the start of the model card"):
+            path = Path(args.output_dir, CARD_FILE)
+            if state.global_step and path.is_file():
+                earlier = StudentCard.load(path)
+                self._seconds_before = earlier.run.get("seconds", 0.0)
+                self.card.results = earlier.results | self.card.results
+            self.card.name = self.card.name or Path(args.output_dir).name
+            describe_model(self.card, model)
+            self.find_sources(model.config)
+            self.card.add_settings(args)
+            self.card.versions = versions()
+            self.card.commit = self.card.commit or commit_of_package()
+            self.card.run["hardware"] = hardware(args)
+        self._start = time.perf_counter()
+
+    def find_sources(self, config: PreTrainedConfig) -> None:
+        """Ask, once, for commit and licence of teacher and data."""
+        if self._sources_found:
+            return
+        self._sources_found = True
+        teacher = getattr(config, "teacher_name_or_path", None)
+        if teacher:
+            self.card.teacher = find_source(teacher, "model", config.teacher_revision)
+        source = getattr(self.train_dataset, "source", None)
+        if source is not None:
+            pinned = pinned_revision(source.dataset)
+            self.card.dataset = find_source(source.name, "dataset", pinned or source.revision)
+            self.card.data = {"split": source.split, "images": source.num_rows, "fingerprint": source.fingerprint}
+        if self.knn_datasets is not None and getattr(self.knn_datasets[1], "source", None) is not None:
+            self.card.data["evaluation_split"] = self.knn_datasets[1].source.split
+
+    def on_log(self, args, state, control, **kwargs):
+        """How far it is."""
+        if state.is_world_process_zero and state.global_step:
+            seconds = self._seconds_before + time.perf_counter() - self._start
+            images = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+            self.card.run |= {
+                "steps": state.global_step,
+                "images_seen": images,
+                "seconds": round(seconds, 1),
+                "images_per_second": round(images / seconds, 1),
+            }
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        """Figures: those of `before_...` are the network's as it started, others the student's."""
+        if not state.is_world_process_zero:
+            return
+        with warn_only("the figures of the model card"):
+            for key, value in (metrics or {}).items():
+                prefix, _, metric = key.partition("_")
+                if metric in METRICS:
+                    self.card.results.setdefault(BEFORE if prefix == "before" else STUDENT, {})[metric] = value
+            self.card.protocol |= self._protocol(args)
+            self.save(args)
+
+    def _protocol(self, args: Any) -> dict[str, str]:
+        if self.knn_datasets is None:
+            return {}
+        bank, queries = self.knn_datasets
+        splits = [getattr(getattr(data, "source", None), "split", "the data") for data in (bank, queries)]
+        neighbours = min(args.knn_k, len(bank))
+        classified = f"{len(queries):,} images of {splits[1]}"
+        return {
+            "accuracy": f"of the classifier on {classified}",
+            "knn_accuracy": (
+                f"vote of the {neighbours} nearest by cosine (temperature {args.knn_temperature}) among "
+                f"{len(bank):,} images of {splits[0]}, frozen pooled features, on {classified}"
+            ),
+            "feature_rank": f"exponential of the entropy of the singular values, pooled features of {classified}",
+        }
+
+    def on_save(self, args, state, control, **kwargs):
+        """Keep what is known so far."""
+        if state.is_world_process_zero:
+            self.save(args)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Energy, if codecarbon measured it (`--report_to codecarbon`)."""
+        if state.is_world_process_zero:
+            self.on_log(args, state, control)
+            with warn_only("the energy on the model card"):
+                self.card.run |= energy(Path(args.output_dir, "emissions.csv"))
+            self.save(args)
+
+    def save(self, args: Any) -> None:
+        """Write `card.json`."""
+        with warn_only("card.json"):
+            self.card.save(Path(args.output_dir, CARD_FILE))
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python and the libraries that a training uses."""
+    found = {"hgkd_hf": __version__, "Python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(args: Any) -> str:
+    """What the run computes on."""
+    if args.device.type == "cuda":
+        return f"{args.world_size} x {torch.cuda.get_device_name(args.device)}"
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    what = "CPU" if args.device.type == "cpu" else args.device.type
+    return f"{what} {name}, {args.world_size} process(es) of {torch.get_num_threads()} thread(s)"
+
+
+def commit_of_package() -> str:
+    """The git commit of this package's source, with a plus if it was changed; empty where it is not under git."""
+    here = Path(__file__).parent
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here), *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True, env=environment
+        ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", str(here.parent))
+        return git("rev-parse", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def energy(emissions: Path) -> dict[str, float]:
+    """What codecarbon's file says of the last run: `energy_kwh`, `co2_grams`; nothing without one."""
+    if not emissions.is_file():
+        return {}
+    with emissions.open(newline="", encoding="utf-8") as file:
+        *_, last = csv.DictReader(file)
+    return {
+        "energy_kwh": round(float(last["energy_consumed"]), 6),
+        "co2_grams": round(float(last["emissions"]) * 1000, 3),
+    }

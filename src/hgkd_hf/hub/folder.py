@@ -1,0 +1,224 @@
+"""The folder that is published: beside the student's weights its card, pictures, recipe, metrics and results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+from huggingface_hub import CommitInfo
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import logging
+
+from ..visualize import curves_figure
+from . import readme
+from .export import export_student
+from .papers import method_of
+from .privacy import public
+from .push import README, PushOptions, push_folder
+from .sources import License
+from .student_card import CARD_FILE, StudentCard
+
+logger = logging.get_logger(__name__)
+
+CURVES = "curves.png"
+_PUSHED = ".cache/hgkd_hf/pushed.json"  # what people had written when the folder was pushed last; itself not pushed
+
+
+@contextmanager
+def warn_only(what: str) -> Iterator[None]:
+    """Let a failure be a warning that names `what`: nothing of a card is worth a run."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("%s could not be written (%s: %s); the run goes on.", what, type(error).__name__, error)
+
+
+def describe_model(card: StudentCard, model: PreTrainedModel) -> None:
+    """Fill in what the model itself tells: a student, or the distiller around one."""
+    student = getattr(model, "student", model)
+    native = student.to_native() if hasattr(student, "to_native") else student
+    card.student, card.has_decoder = type(native).__name__, native is not student
+    card.parameters = native.num_parameters()
+    card.num_classes = native.config.num_labels if card.student.endswith("ForImageClassification") else None
+    if student is not model:
+        config, plain = model.config.to_dict(), PreTrainedConfig().to_dict()
+        card.method = method_of(config)
+        card.distillation = {k: v for k, v in config.items() if k not in plain and k not in _NOT_THE_METHOD}
+
+
+_NOT_THE_METHOD = ("student_config", "dtype", "id2label", "label2id")
+
+
+def write_student_folder(
+    model: PreTrainedModel,
+    folder: str | Path,
+    image_processor: BaseImageProcessor,
+    card: StudentCard,
+    run: Path | None,
+) -> Path:
+    """Export a student and write everything else beside it; only the weights and the processor may fail.
+
+    Args:
+        model: the student, or the distiller around it.
+        folder: created if need be.
+        image_processor: of the student.
+        card: what is known of it; gets the model's facts and the pictures that are there.
+        run: folder with `metrics.jsonl` and `recipe.yaml`, if there is one.
+    """
+    folder = export_student(model, folder, image_processor)
+    with warn_only("the model's description"):
+        describe_model(card, model)
+    if run is not None:
+        add_run_files(folder, run, card)
+    card.pictures = {name: what for name, what in card.pictures.items() if (folder / name).is_file()}
+    write_card(folder, card)
+    return folder
+
+
+def add_run_files(folder: Path, run: Path, card: StudentCard) -> None:
+    """Put a run's recipe (without local paths), metrics and curves into a folder."""
+    with warn_only("the recipe"):
+        if (run / "recipe.yaml").is_file():
+            settings = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+            settings = {key: value for key, value in settings.items() if not key.startswith(("hub_", "push_to_"))}
+            paths = [value for value in settings.values() if isinstance(value, str)]
+            (folder / "recipe.yaml").write_text(readme.to_yaml(public(settings, paths)), encoding="utf-8")
+    if (run / "metrics.jsonl").is_file():
+        with warn_only("the metrics"):
+            shutil.copyfile(run / "metrics.jsonl", folder / "metrics.jsonl")
+        with warn_only("the picture of the curves"):
+            curves_figure({card.name: run}).savefig(folder / CURVES, dpi=120)
+            card.pictures[CURVES] = "Loss and kNN accuracy over the steps."
+
+
+def write_card(folder: Path, card: StudentCard) -> None:
+    """Write `card.json`, the result files and the README, into which it is merged."""
+    with warn_only("the model card"):
+        if card.license is None:
+            card.settle_license()
+        card.save(folder / CARD_FILE)
+        for name, text in card.result_files().items():
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
+        path = folder / README
+        existing = path.read_text(encoding="utf-8") if path.is_file() else None
+        path.write_text(readme.merge(card.render(), existing), encoding="utf-8")
+
+
+def push_student(
+    folder: str | Path,
+    repo_id: str,
+    options: PushOptions | None = None,
+    license: License | None = None,
+    more_files: dict[str, Path] | None = None,
+) -> CommitInfo:
+    """Push a student's folder (see `push_folder`), its card rendered for the repository and merged into the README.
+
+    Args:
+        folder: with `card.json`.
+        repo_id: `user/name`.
+        options: see `PushOptions`.
+        license: None: what the README on the Hub says, or what teacher and data decide.
+        more_files: see `push_folder`.
+
+    Raises:
+        PushError, ValueError, FileNotFoundError: as `push_folder`; or there is no card, or no licence.
+    """
+    folder, options = Path(folder), options or PushOptions()
+    written = folder / README
+    local = written.read_text(encoding="utf-8") if written.is_file() else None
+
+    def write(repo_id: str, on_hub: str | None) -> str:
+        existing = _edited_last(folder, local, on_hub)
+        try:
+            text = render_merged(folder, repo_id, existing, license)
+        except ValueError as error:
+            if existing is None or "metadata" not in str(error):
+                raise
+            logger.warning("The README of %s stays as it is: %s", repo_id, error)
+            return existing
+        return text
+
+    commit = push_folder(folder, repo_id, options, write, more_files)
+    if not options.create_pr:
+        with warn_only("the record of the push"):
+            record = folder / _PUSHED
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.write_text(json.dumps({"commit": commit.oid, "readme": _digest(written.read_text("utf-8"))}))
+    return commit
+
+
+def render_merged(folder: Path, repo_id: str, existing: str | None, license: License | None) -> str:
+    """A folder's card for a repository, merged into an existing README.
+
+    Raises:
+        ValueError: the licence is not settled, or the existing README has no YAML mapping as metadata.
+    """
+    card = StudentCard.load(folder / CARD_FILE)
+    metadata = readme.split(existing)[0] if existing else {}
+    card.settle_license(license, License.from_metadata(metadata))
+    if card.license is None:
+        raise ValueError(
+            f"{card.license_reason}: choose a licence with --license, e.g. --license apache-2.0 (for `other`, also "
+            f"--license_name and --license_link)."
+        )
+    return readme.merge(card.render(repo_id), existing)
+
+
+def _edited_last(folder: Path, local: str | None, on_hub: str | None) -> str | None:
+    """Which README people edited since the last push: the Hub's, unless only the folder's was."""
+    if local is None or on_hub is None:
+        return local if on_hub is None else on_hub
+    try:
+        here, there = readme.outside(local), readme.outside(on_hub)
+        pushed = json.loads((folder / _PUSHED).read_text())["readme"]
+    except (OSError, ValueError, KeyError):
+        pushed = None
+    else:
+        if _digest(on_hub) == pushed:
+            return local
+    if here and here != there and _digest(local) != pushed:
+        if not there:
+            return local
+        logger.warning(
+            "The README was edited in %s and on the Hub: the Hub's text is kept, the other not pushed.", folder
+        )
+    return on_hub
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(readme.outside(text).encode()).hexdigest()
+
+
+def push_to_hub(
+    model: PreTrainedModel,
+    repo_id: str,
+    image_processor: BaseImageProcessor,
+    card: StudentCard | None = None,
+    license: License | None = None,
+    options: PushOptions | None = None,
+) -> CommitInfo:
+    """Push a student as a stock checkpoint with its card, without a run's folder.
+
+    Args:
+        model: the student, or the distiller around it.
+        repo_id: `user/name`.
+        image_processor: of the student.
+        card: what is known beside the model itself.
+        license: needed unless the card's teacher and data decide it.
+        options: see `PushOptions`.
+
+    Raises:
+        PushError, ValueError: see `push_student`.
+    """
+    card = card or StudentCard(name=repo_id.split("/")[-1])
+    with tempfile.TemporaryDirectory() as folder:
+        write_student_folder(model, folder, image_processor, card)
+        return push_student(folder, repo_id, options, license)

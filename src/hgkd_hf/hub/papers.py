@@ -1,0 +1,181 @@
+"""What a card says of each method: its name, what it does, its paper, and whose reading of it this is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PUBLISHED = "This follows the published formulation."
+ABSTRACT = (
+    "This is an independent reading of the paper's abstract: what the abstract leaves open is our choice, and listed "
+    "below."
+)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper, as its citation needs it."""
+
+    key: str
+    title: str
+    authors: str
+    year: int
+    arxiv: str
+
+    @property
+    def bibtex(self) -> str:
+        """The BibTeX entry."""
+        fields = {
+            "title": f"{{{self.title}}}",
+            "author": self.authors,
+            "year": self.year,
+            "eprint": self.arxiv,
+            "archivePrefix": "arXiv",
+        }
+        lines = [f"  {name:<13} = {{{value}}}" for name, value in fields.items()]
+        return f"@misc{{{self.key},\n" + ",\n".join(lines) + "\n}"
+
+
+@dataclass(frozen=True)
+class MethodNote:
+    """A method, as a card speaks of it.
+
+    Attributes:
+        name: its short name.
+        summary: what the student learned, one sentence.
+        reading: how this implementation relates to the paper.
+        paper: where it comes from.
+    """
+
+    name: str
+    summary: str = ""
+    reading: str = ""
+    paper: Paper | None = None
+
+
+# By the `model_type` of the distiller's config (see `method_of`).
+METHOD_NOTES = {
+    "hgkd": MethodNote(
+        "H-GKD",
+        "It saw only some cells of each image, by sparse convolution, and learned to predict the features that a "
+        "frozen vision transformer has at the hidden ones, without labels.",
+        ABSTRACT,
+        Paper(
+            "wang2023hgkd",
+            "Heterogeneous Generative Knowledge Distillation with Masked Image Modeling",
+            "Wang, Ziming and Han, Shumin and Wang, Xiaodi and Hao, Jing and Cao, Xianbin and Zhang, Baochang",
+            2023,
+            "2309.09571",
+        ),
+    ),
+    "spark": MethodNote(
+        "SparK",
+        "It saw only some cells of each image, by sparse convolution, and learned to predict the pixels of the hidden "
+        "ones, without labels and without a teacher.",
+        PUBLISHED,
+        Paper(
+            "tian2023spark",
+            "Designing BERT for Convolutional Networks: Sparse and Hierarchical Masked Modeling",
+            "Tian, Keyu and Jiang, Yi and Diao, Qishuai and Lin, Chen and Wang, Liwei and Yuan, Zehuan",
+            2023,
+            "2301.03580",
+        ),
+    ),
+    "rob": MethodNote(
+        "RoB",
+        "It learned to assign each crop of an image to prototypes as a frozen self-supervised teacher does, without "
+        "labels.",
+        PUBLISHED,
+        Paper(
+            "duval2023rob",
+            "A Simple Recipe for Competitive Low-compute Self supervised Vision Models",
+            "Duval, Quentin and Misra, Ishan and Ballas, Nicolas",
+            2023,
+            "2301.09451",
+        ),
+    ),
+    "manifold_distillation": MethodNote(
+        "Manifold distillation",
+        "It learned the relations among the patches of a frozen teacher, within and between images, beside the "
+        "labels.",
+        PUBLISHED,
+        Paper(
+            "hao2022manifold",
+            "Learning Efficient Vision Transformers via Fine-Grained Manifold Distillation",
+            "Hao, Zhiwei and Guo, Jianyuan and Jia, Ding and Han, Kai and Tang, Yehui and Zhang, Chao and Hu, Han and "
+            "Wang, Yunhe",
+            2022,
+            "2107.01378",
+        ),
+    ),
+    "msdcrd": MethodNote(
+        "MSDCRD",
+        "It learned to match the regions of a frozen teacher's feature map at several scales, by contrast with other "
+        "regions and images, beside the labels.",
+        ABSTRACT,
+        Paper(
+            "wang2025msdcrd",
+            "Contrastive Representation Distillation via Multi-Scale Feature Decoupling",
+            "Wang, Cuipeng and Chen, Tieyuan and Wang, Haipeng",
+            2025,
+            "2502.05835",
+        ),
+    ),
+    "kd": MethodNote(
+        "Knowledge distillation",
+        "It learned a frozen teacher's softened logits beside the labels.",
+        PUBLISHED,
+        Paper(
+            "hinton2015kd",
+            "Distilling the Knowledge in a Neural Network",
+            "Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff",
+            2015,
+            "1503.02531",
+        ),
+    ),
+    "dkd": MethodNote(
+        "Decoupled knowledge distillation",
+        "It learned a frozen teacher's logits beside the labels, those of the true class apart from the others.",
+        PUBLISHED,
+        Paper(
+            "zhao2022dkd",
+            "Decoupled Knowledge Distillation",
+            "Zhao, Borui and Cui, Quan and Song, Renjie and Qiu, Yiyu and Liang, Jiajun",
+            2022,
+            "2203.08679",
+        ),
+    ),
+    "hint": MethodNote(
+        "FitNets hints",
+        "It learned a frozen teacher's feature map beside the labels.",
+        PUBLISHED,
+        Paper(
+            "romero2015fitnets",
+            "FitNets: Hints for Thin Deep Nets",
+            "Romero, Adriana and Ballas, Nicolas and Kahou, Samira Ebrahimi and Chassang, Antoine and Gatta, Carlo "
+            "and Bengio, Yoshua",
+            2015,
+            "1412.6550",
+        ),
+    ),
+    "contrastive": MethodNote(
+        "Contrastive distillation",
+        "It learned to tell which of a frozen teacher's features belongs to its own, beside the labels.",
+        "The negatives come from the batch, not from the paper's memory bank.",
+        Paper(
+            "tian2020crd",
+            "Contrastive Representation Distillation",
+            "Tian, Yonglong and Krishnan, Dilip and Isola, Phillip",
+            2020,
+            "1910.10699",
+        ),
+    ),
+    "labels": MethodNote("Labels alone", "It learned from labels alone, as a baseline of distilled students."),
+}
+
+
+def method_of(config: dict) -> str:
+    """The key in `METHOD_NOTES` of a distiller's config: SparK is H-GKD without teacher; baselines share a class."""
+    kind = config.get("model_type", "")
+    if kind == "hgkd" and not config.get("feature_weight", 1.0):
+        return "spark"
+    return config.get("objective", "kd") if kind == "kd" else kind

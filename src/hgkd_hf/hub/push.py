@@ -1,0 +1,271 @@
+"""One folder to the Hub in one commit; what can go wrong on the way is retried, or said in one sentence."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import huggingface_hub
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+from transformers.utils import logging
+
+from . import readme
+from .privacy import check_no_secrets
+
+logger = logging.get_logger(__name__)
+httpx = importlib.import_module("httpx" if huggingface_hub.__version__.startswith("1.") else "httpx2")
+
+ATTEMPTS = 4
+PAUSES = (1.0, 4.0, 10.0)  # seconds between attempts
+README = "README.md"
+
+
+class PushError(RuntimeError):
+    """A push that did not come about; the message is one sentence, and the folder is as it was."""
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """Where and how a folder is pushed.
+
+    Attributes:
+        private: of a repository that this push creates; an existing one keeps its visibility.
+        gated: `"auto"` or `"manual"`: who wants to read it has to ask; None leaves it as it is.
+        revision: branch, created if need be; None = main.
+        create_pr: propose the commit as a pull request.
+        tag: name of a git tag to put on the commit.
+        message: the commit's title.
+        token: of the Hub; None = the one that is logged in.
+    """
+
+    private: bool | None = None
+    gated: Literal["auto", "manual"] | None = None
+    revision: str | None = None
+    create_pr: bool = False
+    tag: str | None = None
+    message: str = "Push a student trained with hgkd_hf"
+    token: str | None = None
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """What a push sends: path in the repository -> file."""
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: path for name, path in found.items() if not name.startswith((".cache/", ".git/"))}
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    options: PushOptions | None = None,
+    write_readme: Callable[[str, str | None], str] | None = None,
+    more_files: dict[str, Path] | None = None,
+) -> CommitInfo:
+    """Push a folder as one commit; a README on the Hub is merged into, files that are there already are not sent.
+
+    Repeating it is how a push that failed goes on: what arrived is kept, and without a change nothing is committed.
+
+    Args:
+        folder: what is pushed.
+        repo_id: `user/name`, or `name` for one's own.
+        options: see `PushOptions`.
+        write_readme: (repo_id, README on the Hub or None) -> the README to push; also written into `folder`.
+            Default: the folder's own, merged into the Hub's.
+        more_files: files from elsewhere, by their path in the repository.
+
+    Raises:
+        PushError: it did not come about.
+        ValueError: the name is none, or a file holds a secret of this machine.
+        FileNotFoundError: there is no such folder, or nothing in it.
+    """
+    folder, options, more_files = Path(folder), options or PushOptions(), more_files or {}
+    if not folder.is_dir() or not files_of(folder):
+        raise FileNotFoundError(f"there is nothing to push in {folder}.")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError:
+        raise ValueError(f"{repo_id!r} is no name for a repository: write user/name (--repo_id).") from None
+    check_no_secrets([*files_of(folder).values(), *more_files.values()])
+    with one_sentence(repo_id, folder):
+        return _retry(lambda: _push(folder, repo_id, options, write_readme or _own_readme(folder), more_files))
+
+
+def check_access(repo_id: str, token: str | None = None) -> str:
+    """The repository's full name, after asking the Hub who we are and, of an existing one, whether we may write.
+
+    Raises:
+        PushError: there is no token that may write, or the Hub cannot be reached.
+    """
+    api = HfApi(token=token)
+    with one_sentence(repo_id, None):
+        repo_id = _full_name(api, repo_id)
+        if api.repo_exists(repo_id):
+            api.auth_check(repo_id, write=True)
+    return repo_id
+
+
+def _own_readme(folder: Path) -> Callable[[str, str | None], str]:
+    def write(repo_id: str, existing: str | None) -> str:
+        path = folder / README
+        return readme.merge(path.read_text(encoding="utf-8"), existing) if path.is_file() else existing or ""
+
+    return write
+
+
+def _push(
+    folder: Path, repo_id: str, options: PushOptions, write_readme: Callable, more_files: dict[str, Path]
+) -> CommitInfo:
+    api = HfApi(token=options.token)
+    repo_id = _full_name(api, repo_id)
+    _open_repository(api, repo_id, options)
+    head = api.repo_info(repo_id, revision=options.revision).sha
+    text = write_readme(repo_id, _readme_on_hub(api, repo_id, head))
+    if text:
+        (folder / README).write_text(text, encoding="utf-8")
+    files = files_of(folder) | more_files
+    commit = api.create_commit(
+        repo_id,
+        [CommitOperationAdd(name, path) for name, path in files.items()],
+        commit_message=options.message,
+        revision=options.revision,
+        create_pr=options.create_pr,
+        parent_commit=head,
+    )
+    if options.tag:
+        api.create_tag(repo_id, tag=options.tag, revision=commit.oid, exist_ok=True)
+    return commit
+
+
+def _full_name(api: HfApi, repo_id: str) -> str:
+    """`user/name`; asks who is logged in first, so that a missing or wrong token is found before anything is sent."""
+    user = api.whoami()["name"]
+    return repo_id if "/" in repo_id else f"{user}/{repo_id}"
+
+
+def _open_repository(api: HfApi, repo_id: str, options: PushOptions) -> None:
+    try:
+        info = api.repo_info(repo_id)
+    except RepositoryNotFoundError:
+        api.create_repo(repo_id, private=options.private, exist_ok=True)
+    else:
+        if options.private is not None and info.private != options.private:
+            kept = "private" if info.private else "public"
+            logger.warning("%s exists and stays %s; its settings on the Hub change that.", repo_id, kept)
+    if options.create_pr:
+        return  # for somebody else's repository
+    if options.gated is not None:
+        api.update_repo_settings(repo_id, gated=options.gated)
+    if options.revision is not None and not options.revision.startswith("refs/pr/"):
+        api.create_branch(repo_id, branch=options.revision, exist_ok=True)
+
+
+def _readme_on_hub(api: HfApi, repo_id: str, commit: str) -> str | None:
+    try:
+        return Path(api.hf_hub_download(repo_id, README, revision=commit)).read_text(encoding="utf-8")
+    except LocalEntryNotFoundError as error:  # the network, not the file
+        raise error.__cause__ or error from None
+    except EntryNotFoundError:
+        return None
+
+
+def _retry(push: Callable[[], CommitInfo]) -> CommitInfo:
+    for attempt in range(ATTEMPTS):
+        try:
+            return push()
+        except Exception as error:
+            if attempt == ATTEMPTS - 1 or not _may_pass(error):
+                raise
+            logger.warning("The Hub did not take the push (%s); trying again.", type(error).__name__)
+            if _status(error) != 412:  # somebody committed meanwhile: read again at once
+                time.sleep(PAUSES[attempt])
+    raise AssertionError("unreachable")
+
+
+def _status(error: BaseException) -> int | None:
+    response = getattr(error, "response", None)
+    return getattr(response, "status_code", None)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a second attempt may succeed. Uploads that failed were repeated by the client for half a minute."""
+    if isinstance(error, RuntimeError):
+        return False
+    status = _status(error)
+    return isinstance(error, httpx.TransportError) if status is None else status in (408, 412, 429) or status >= 500
+
+
+@contextmanager
+def one_sentence(repo_id: str, folder: Path | None) -> Iterator[None]:
+    """Turn what the client raises into a `PushError` that names cause, remedy and the command that goes on."""
+    try:
+        yield
+    except (PushError, FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:
+        said = _explain(error, repo_id)
+        if said is None:
+            raise
+        after = (
+            "; nothing was sent or changed."
+            if folder is None
+            else f". {folder} is whole; go on with: {_again(folder, repo_id)}"
+        )
+        raise PushError(said + after) from error
+
+
+def _again(folder: Path, repo_id: str) -> str:
+    """The command that goes on with a push."""
+    run = folder.parent if folder.name == "student" else folder
+    return f"python training/publish.py {shlex.quote(str(run))} --repo_id {repo_id}"
+
+
+def _explain(error: Exception, repo_id: str) -> str | None:
+    status = _status(error)
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set, so nothing was pushed: unset it"
+    if isinstance(error, LocalTokenNotFoundError):
+        return "the Hub asks who you are: run `hf auth login` or set HF_TOKEN"
+    if status == 401:
+        return f"the Hub does not accept the token, or {repo_id} is not visible to it: run `hf auth login` again"
+    if status == 403:
+        return (
+            f"the token may not write to {repo_id}: use one with the right to write, choose a name of your own, or "
+            f"propose the change with --create_pr"
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repo_id} has no such revision: correct --revision"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"{repo_id} is not visible to this token: correct --repo_id or log in as somebody who may see it"
+    if status == 412:
+        return f"somebody else keeps committing to {repo_id}: wait a moment"
+    if isinstance(error, HfHubHTTPError):
+        return f"the Hub answered {status or 'nothing'} ({_first_line(error)})"
+    if isinstance(error, ValueError) and "metadata" in str(error):
+        return f"the Hub refuses the metadata of the README ({_first_line(error)})"
+    if isinstance(error, httpx.TransportError | RuntimeError | OSError):
+        cause = error.__cause__ or error
+        return f"the connection to the Hub broke ({type(cause).__name__}), and several attempts did not help"
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    lines: Iterable[str] = (line.strip() for line in str(error).splitlines())
+    text = next((line for line in reversed(list(lines)) if line), type(error).__name__)
+    return re.sub(r"\s*\(Request ID:.*?\)", "", text).rstrip(".")

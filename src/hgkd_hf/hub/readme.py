@@ -1,0 +1,97 @@
+"""A README that is written by a program and edited by people: Markdown-safe text, and merging without overwriting."""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+import yaml
+
+BEGIN = "<!-- hgkd_hf: begin. What stands between these two lines is written anew; write above or below them. -->"
+END = "<!-- hgkd_hf: end -->"
+_MARKED = re.compile(r"<!-- hgkd_hf: begin\b.*<!-- hgkd_hf: end -->", re.DOTALL)
+_FRONT_MATTER = re.compile(
+    r"\A\s*---[ \t]*\r?\n(?P<yaml>.*?)(?:\r?\n)?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE
+)
+
+
+def escape(text: Any) -> str:
+    """Text for a line or table cell of Markdown, in which nothing is markup, neither Markdown's nor HTML's."""
+    line = " ".join(str(text).split())
+    line = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(line, quote=False))
+    return re.sub(r"^(\d+(?=[.)]\s)|(?=[-+=#]))", r"\1\\", line)
+
+
+def code(text: Any) -> str:
+    """Text as inline code (not for tables, where a pipe would end the cell)."""
+    line = " ".join(str(text).split())
+    ticks = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
+    pad = " " if line.startswith("`") or line.endswith("`") else ""
+    return f"{ticks}{pad}{line}{pad}{ticks}" if line else ""
+
+
+def block(text: str, language: str = "") -> str:
+    """Text as a fenced block that it cannot end."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def to_yaml(data: dict[str, Any]) -> str:
+    """Plain data as YAML, in its order."""
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def compose(metadata: dict[str, Any], body: str) -> str:
+    """A README of metadata and a body that is marked as written by this package."""
+    return f"---\n{to_yaml(metadata)}---\n{BEGIN}\n{body.strip()}\n{END}\n"
+
+
+def split(readme: str) -> tuple[dict[str, Any], str]:
+    """The metadata and the body of a README.
+
+    Raises:
+        ValueError: the metadata are no YAML mapping.
+    """
+    found = _FRONT_MATTER.match(readme)
+    if not found:
+        return {}, readme
+    try:
+        metadata = yaml.safe_load(found["yaml"]) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"the metadata of the README are no YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(metadata, dict):
+        raise ValueError("the metadata of the README are no YAML mapping.")
+    return metadata, readme[found.end() :]
+
+
+def merge(ours: str, existing: str | None) -> str:
+    """`ours` (from `compose`) put into a README that may have been edited.
+
+    Our metadata keys are renewed, tags are united, other keys stay. Our part of the body is renewed in its place, or
+    put below a body that has none; everything else stays as it is.
+
+    Raises:
+        ValueError: the existing metadata are no YAML mapping.
+    """
+    if existing is None:
+        return ours
+    metadata, body = split(ours)
+    their_metadata, their_body = split(existing)
+    tags = [*metadata.get("tags", []), *_strings(their_metadata.get("tags"))]
+    merged = {**metadata, "tags": list(dict.fromkeys(tags))}
+    merged |= {key: value for key, value in their_metadata.items() if key not in merged}
+    if _MARKED.search(their_body):
+        text = _MARKED.sub(lambda _: body.strip(), their_body, count=1)
+    else:
+        text = f"{their_body.rstrip()}\n\n{body.strip()}\n" if their_body.strip() else body
+    return f"---\n{to_yaml(merged)}---\n{text}"
+
+
+def outside(readme: str) -> str:
+    """What people wrote: the README without our part of its body, and without its metadata."""
+    return _MARKED.sub("", split(readme)[1], count=1).strip()
+
+
+def _strings(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else [str(item) for item in value or []]

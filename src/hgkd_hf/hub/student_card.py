@@ -1,0 +1,287 @@
+"""The card of a student: a data object that a run fills, and the README that is rendered from it alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
+
+from . import readme
+from .papers import METHOD_NOTES, MethodNote
+from .privacy import public
+from .sources import License, Source, derive_license
+
+CARD_FILE = "card.json"
+TEMPLATE = Path(__file__).with_name("student_card.md")
+BEFORE, STUDENT = "before training", "this student"
+
+# Figures that a run's evaluation gives: title, and the metric's name on the Hub (None: no result to list there).
+METRICS = {
+    "accuracy": ("top-1 accuracy", "accuracy"),
+    "knn_accuracy": ("kNN accuracy", "accuracy"),
+    "feature_rank": ("effective rank of the features", None),
+    "feature_std": ("deviation of the features", None),
+}
+
+# Settings that say where and how a run was kept, not what it computed.
+HOUSEKEEPING = """
+disable_tqdm do_eval do_predict do_train hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy
+hub_token local_rank log_level log_level_replica output_dir project push_to_hub recipe report_to resume run_name
+"""
+
+# Fields of a distiller's config that a card gives in another place.
+ELSEWHERE = ("teacher_name_or_path", "teacher_revision", "image_mean", "image_std")
+
+
+@dataclass
+class StudentCard:
+    """What is known of a student; plain data, saved as JSON beside it.
+
+    Attributes:
+        name: of the model, the title.
+        method: a key of `METHOD_NOTES`, or the `model_type` of another distiller.
+        student: class of the exported model.
+        parameters: of the exported model.
+        has_decoder: whether the folder holds the whole student in `sparse_unet/`.
+        num_classes: of its classifier; None without one.
+        teacher, dataset, start: where it comes from; `start` are the weights that the student began with.
+        description: the run's start summary, (what, value).
+        distillation: the distiller's configuration, without the student's.
+        data: what is known of the training rows: split, number, fingerprint.
+        results: figures by (whose, metric): of the student, of the same network before training, of other baselines.
+        protocol: how a metric was measured.
+        settings: all settings of the run; `changed` names those that are not the default.
+        run: what it took: steps, images, seconds, hardware, energy.
+        versions: of Python and the libraries.
+        command, commit: that repeat the run.
+        license, license_reason: None: not known (see `settle_license`).
+        tags: more tags for the metadata.
+        pictures: file in the folder -> what it shows.
+    """
+
+    name: str = "student"
+    method: str = ""
+    student: str = ""
+    parameters: int | None = None
+    has_decoder: bool = False
+    num_classes: int | None = None
+    teacher: Source | None = None
+    dataset: Source | None = None
+    start: Source | None = None
+    description: dict[str, str] = field(default_factory=dict)
+    distillation: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, dict[str, float]] = field(default_factory=dict)
+    protocol: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    changed: list[str] = field(default_factory=list)
+    run: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    command: str = ""
+    commit: str = ""
+    license: License | None = None
+    license_reason: str = ""
+    tags: list[str] = field(default_factory=list)
+    pictures: dict[str, str] = field(default_factory=dict)
+
+    # -- filling -----------------------------------------------------------------------------------------------------
+
+    def add_settings(self, arguments: Any) -> None:
+        """Record a dataclass of settings, and which of them are not what they are when nobody sets them."""
+        needed = [f.name for f in fields(arguments) if f.init and f.default is f.default_factory is MISSING]
+        needed += ["output_dir"] if hasattr(arguments, "output_dir") else []
+        default = type(arguments)(**{name: getattr(arguments, name) for name in needed})
+        values = arguments.to_dict() if hasattr(arguments, "to_dict") else asdict(arguments)
+        for name in (f.name for f in fields(arguments) if f.name in values):
+            if name in HOUSEKEEPING.split() or name.startswith("_"):
+                continue
+            self.settings[name] = values[name]
+            changed = name in needed or getattr(arguments, name) != getattr(default, name)
+            if changed and name not in self.changed:
+                self.changed.append(name)
+
+    def settle_license(self, chosen: License | None = None, existing: License | None = None) -> None:
+        """Fix the licence: the one that was asked for, else what the README already says, else what is inherited."""
+        made_of = [source for source in (self.teacher, self.start) if source is not None]
+        derived, reason = derive_license(made_of, self.dataset)
+        if chosen is not None:
+            self.license, self.license_reason = chosen, "chosen by its publisher"
+        elif existing is not None and existing != derived:
+            self.license, self.license_reason = existing, "set in its README"
+        elif derived is not None or self.license is None:
+            self.license, self.license_reason = derived, reason
+
+    # -- keeping -----------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; local paths are reduced to their last part and secrets are hidden."""
+        paths = [value for value in self.settings.values() if isinstance(value, str)]
+        data = {item.name: getattr(self, item.name) for item in fields(self)}
+        data = {name: asdict(value) if is_dataclass(value) else value for name, value in data.items()}
+        return public(data, paths)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> StudentCard:
+        """Read what `to_dict` gave.
+
+        Raises:
+            ValueError: a key is no field of a card.
+        """
+        unknown = set(data) - {item.name for item in fields(cls)}
+        if unknown:
+            raise ValueError(f"a card has no field {sorted(unknown)[0]!r}.")
+        data = dict(data)
+        for name in ("teacher", "dataset", "start"):
+            if data.get(name):
+                source = dict(data[name])
+                data[name] = Source(**{**source, "license": source.get("license") and License(**source["license"])})
+        if data.get("license"):
+            data["license"] = License(**data["license"])
+        return cls(**data)
+
+    def save(self, path: str | Path) -> None:
+        """Write it as JSON."""
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> StudentCard:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is no card.
+        """
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"there is no {Path(path)}: it is written by a run when it ends.") from None
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is no card: {error}") from error
+
+    # -- telling -----------------------------------------------------------------------------------------------------
+
+    @property
+    def about(self) -> MethodNote:
+        """The method."""
+        return METHOD_NOTES.get(self.method) or MethodNote(self.method or "distillation", "")
+
+    def metadata(self) -> dict[str, Any]:
+        """The README's metadata, in the Hub's keys."""
+        tags = ["hgkd-hf", self.method.replace("_", "-")]
+        if self.has_decoder:
+            tags += ["masked-image-modeling", "sparse-convolution"]
+        if self.teacher is not None:
+            tags += ["knowledge-distillation", "distilled"] + (
+                [f"teacher:{self.teacher.name}"] if self.teacher.on_hub else []
+            )
+        if self.about.paper is not None:
+            tags.append(f"arxiv:{self.about.paper.arxiv}")
+        hub_dataset = self.dataset is not None and self.dataset.on_hub
+        results = self._eval_results()
+        data = ModelCardData(
+            library_name="transformers",
+            pipeline_tag="image-feature-extraction" if self.num_classes is None else "image-classification",
+            tags=[*filter(None, tags), *self.tags],
+            datasets=[self.dataset.name] if hub_dataset else None,
+            metrics=["accuracy"] if results else None,
+            # There is no relation "distilled": the teacher stands in the tags and in `distillation`, not here.
+            base_model=self.start.name if self.start is not None and self.start.on_hub else None,
+            base_model_relation="finetune" if self.start is not None and self.start.on_hub else None,
+            model_name=self.name if results else None,
+            eval_results=results or None,
+            distillation=self._distillation(),
+            **(self.license.metadata() if self.license is not None else {}),
+        )
+        if self.run.get("co2_grams"):
+            data["co2_eq_emissions"] = {
+                "emissions": self.run["co2_grams"],
+                "source": "codecarbon",
+                "training_type": "pre-training",
+                "hardware_used": self.run.get("hardware", ""),
+            }
+        return _one_line(data.to_dict())
+
+    def _distillation(self) -> dict[str, Any]:
+        teacher = self.teacher or Source("")
+        block = {"method": self.about.name, "teacher": teacher.name or None, "teacher_revision": teacher.revision}
+        block |= {key: value for key, value in self.distillation.items() if key not in ELSEWHERE}
+        return {key: value for key, value in block.items() if value not in (None, [], ())}
+
+    def _eval_results(self) -> list[EvalResult]:
+        if self.dataset is None:
+            return []
+        return [
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=self.dataset.name,
+                dataset_name=self.dataset.name,
+                dataset_split=self.data.get("evaluation_split"),
+                dataset_revision=self.dataset.revision,
+                metric_type=METRICS[metric][1],
+                metric_name=METRICS[metric][0],
+                metric_value=value,
+                metric_args={"protocol": self.protocol[metric]} if metric in self.protocol else None,
+            )
+            for metric, value in self.results.get(STUDENT, {}).items()
+            if METRICS.get(metric, (metric, None))[1]
+        ]
+
+    def result_files(self) -> dict[str, str]:
+        """`.eval_results/*.yaml`: the student's first figure on its dataset, if the dataset is the Hub's."""
+        results = self._eval_results()
+        if not results or not self.dataset.on_hub:
+            return {}
+        best = next((result for result in results if result.metric_name == METRICS["accuracy"][0]), results[0])
+        notes = f"{best.metric_name}: {(best.metric_args or {}).get('protocol', '')}".rstrip(": ")
+        entry = EvalResultEntry(
+            dataset_id=self.dataset.name,
+            task_id="default",
+            value=best.metric_value,
+            dataset_revision=self.dataset.revision,
+            notes=notes,
+        )
+        file = f".eval_results/{self.dataset.name.split('/')[-1]}.yaml"
+        return {file: readme.to_yaml(eval_result_entries_to_yaml([entry]))}
+
+    def render(self, repo_id: str | None = None) -> str:
+        """The README: metadata, then our part of the body. Reads nothing but this object and the template.
+
+        Args:
+            repo_id: the name that the snippets load; None = a placeholder.
+        """
+        card = StudentCard.from_dict(self.to_dict())  # without paths and secrets
+        environment = jinja2.Environment(
+            finalize=lambda value: value if isinstance(value, _Markdown) else readme.escape(value),
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters |= {
+            "code": lambda text: _Markdown(readme.code(text)),
+            "block": lambda text, language="": _Markdown(readme.block(text, language)),
+            "yaml": readme.to_yaml,
+            "markdown": _Markdown,
+        }
+        template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+        body = template.render(
+            card=card, about=card.about, repo=repo_id or "path/to/this/folder", METRICS=METRICS, BEFORE=BEFORE
+        )
+        return readme.compose(card.metadata(), body)
+
+
+class _Markdown(str):
+    """Text that is Markdown on purpose: it is not escaped."""
+
+
+def _one_line(value: Any) -> Any:
+    """The same data with every string on one line: a line of dashes would end the metadata."""
+    if isinstance(value, dict):
+        return {key: _one_line(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_one_line(item) for item in value]
+    return " ".join(value.split()) if isinstance(value, str) else value

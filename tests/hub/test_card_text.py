@@ -1,0 +1,127 @@
+"""Text on a card: nothing of a user's is markup, nothing of this machine leaves it, and people's edits stay."""
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from hgkd_hf.hub import readme
+from hgkd_hf.hub.privacy import HIDDEN, check_no_secrets, public
+
+TOKEN = "hf_" + "aB3" * 12
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("resnet-18, 11 M", "resnet-18, 11 M"),
+        ("a | b", r"a \| b"),
+        ("*bold* _x_", r"\*bold\* \_x\_"),
+        ("[link](http://x)", r"\[link\](http://x)"),
+        ("<b>&", "&lt;b&gt;&amp;"),
+        ("<!-- hgkd_hf: end -->", "&lt;!-- hgkd\\_hf: end --&gt;"),
+        ("two\nlines", "two lines"),
+        ("- item", r"\- item"),
+        ("1. item", r"1\. item"),
+        ("1.5", "1.5"),
+        ("{{ 7 * 7 }}", r"{{ 7 \* 7 }}"),
+    ],
+)
+def test_escape(text: str, escaped: str):
+    assert readme.escape(text) == escaped
+
+
+@pytest.mark.parametrize(("text", "code"), [("a", "`a`"), ("a`b", "``a`b``"), ("`", "`` ` ``"), ("", "")])
+def test_code_cannot_be_left(text: str, code: str):
+    assert readme.code(text) == code
+
+
+def test_block_cannot_be_left():
+    assert readme.block("a\n```\nb", "yaml") == "````yaml\na\n```\nb\n````"
+
+
+OURS = readme.compose({"library_name": "transformers", "tags": ["hgkd"], "metrics": ["accuracy"]}, "# New")
+OLD = readme.compose({"library_name": "timm", "tags": ["old"], "license": "mit"}, "# Old")
+
+
+def test_merge_renews_our_part_and_keeps_the_rest():
+    edited = OLD.replace(readme.BEGIN, "Hello *world*\n\n" + readme.BEGIN) + "\n## My notes\nkept\n"
+    merged = readme.merge(OURS, edited)
+    metadata, body = readme.split(merged)
+    assert metadata == {
+        "library_name": "transformers",
+        "tags": ["hgkd", "old"],
+        "metrics": ["accuracy"],
+        "license": "mit",
+    }
+    assert body == f"Hello *world*\n\n{readme.BEGIN}\n# New\n{readme.END}\n\n## My notes\nkept\n"
+    assert readme.merge(OURS, merged) == merged
+    assert readme.outside(merged) == "Hello *world*\n\n\n\n## My notes\nkept"
+
+
+def test_merge_into_a_readme_without_our_part():
+    assert readme.merge(OURS, None) == readme.merge(OURS, "") == OURS
+    merged = readme.merge(OURS, "---\nlanguage: en\n---\n# By hand\n")
+    metadata, body = readme.split(merged)
+    assert metadata["language"] == "en"
+    assert body == f"# By hand\n\n{readme.BEGIN}\n# New\n{readme.END}\n"
+    assert readme.split(readme.merge(OURS, "no metadata"))[1].startswith("no metadata\n\n<!-- hgkd_hf: begin")
+
+
+def test_text_that_looks_like_our_marker_does_not_break_a_merge():
+    body = "# New\n" + readme.block(f"name: {readme.END}")
+    twice = readme.merge(OURS, readme.merge(readme.compose({}, body), "Above"))
+    assert readme.outside(twice) == "Above"
+    assert twice.count(readme.END) == 1
+
+
+@pytest.mark.parametrize("broken", ["---\na: [\n---\n", "---\n- a\n---\n"])
+def test_merge_refuses_metadata_that_it_cannot_read(broken: str):
+    with pytest.raises(ValueError, match="the metadata of the README are no YAML"):
+        readme.merge(OURS, broken)
+
+
+def test_composed_readme_is_a_model_card():
+    card = ModelCard(OURS)
+    assert card.data.to_dict() == yaml.safe_load(OURS.split("---")[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("/data/sets/cifar10", "cifar10"),
+        ("/data/my sets/cifar 10 and more", "cifar 10 and more"),
+        ("--dataset=/data/sets/cifar10 --output_dir ~/runs/a", "--dataset=cifar10 --output_dir a"),
+        ("../shared/data/x, split train", "x, split train"),
+        (r"C:\Users\me\data", "data"),
+        ("facebook/dinov2-base", "facebook/dinov2-base"),
+        ("https://huggingface.co/a/b", "https://huggingface.co/a/b"),
+        ("runs/mine", "runs/mine"),
+        ("8x8 and/or 1/2", "8x8 and/or 1/2"),
+        (f"--hub_token {TOKEN}", f"--hub_token {HIDDEN}"),
+    ],
+)
+def test_public(text: str, left: str):
+    assert public(text, paths=["/data/my sets/cifar 10", "not a path"]) == left
+
+
+def test_public_data(monkeypatch):
+    monkeypatch.setenv("MY_API_KEY", "correct horse")
+    data = {"hub_token": "short", "num_tokens": "4", "list": [1, None, True, "/a/b"], "note": "use correct horse now"}
+    assert public(data) == {
+        "hub_token": HIDDEN,
+        "num_tokens": "4",
+        "list": [1, None, True, "b"],
+        "note": f"use {HIDDEN} now",
+    }
+
+
+def test_files_with_secrets_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    file = tmp_path / "log.txt"
+    for content in ("key 0123456789abcdef", TOKEN):
+        file.write_text(content)
+        with pytest.raises(ValueError, match="log.txt holds a token or key") as error:
+            check_no_secrets([file])
+        assert content.split()[-1] not in str(error.value)
+    file.write_text("hf_hub and nothing else")
+    check_no_secrets([file])
