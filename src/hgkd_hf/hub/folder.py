@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
@@ -61,7 +61,7 @@ def write_student_folder(
     folder: str | Path,
     image_processor: BaseImageProcessor,
     card: StudentCard,
-    run: Path | None,
+    run: Path | None = None,
 ) -> Path:
     """Export a student and write everything else beside it; only the weights and the processor may fail.
 
@@ -151,7 +151,9 @@ def push_student(
         with warn_only("the record of the push"):
             record = folder / _PUSHED
             record.parent.mkdir(parents=True, exist_ok=True)
-            record.write_text(json.dumps({"commit": commit.oid, "readme": _digest(written.read_text("utf-8"))}))
+            text = written.read_text(encoding="utf-8")
+            marks = {"commit": commit.oid, "readme": _digest(text), "outside": _digest(readme.outside(text))}
+            record.write_text(json.dumps(marks), encoding="utf-8")
     return commit
 
 
@@ -173,28 +175,25 @@ def render_merged(folder: Path, repo_id: str, existing: str | None, license: Lic
 
 
 def _edited_last(folder: Path, local: str | None, on_hub: str | None) -> str | None:
-    """Which README people edited since the last push: the Hub's, unless only the folder's was."""
+    """Which README to merge into: the Hub's, unless nobody touched that one since the last push from here."""
     if local is None or on_hub is None:
         return local if on_hub is None else on_hub
-    try:
+    pushed: dict[str, str] = {}
+    with suppress(OSError, ValueError):
+        pushed = json.loads((folder / _PUSHED).read_text(encoding="utf-8"))
+    if _digest(on_hub) == pushed.get("readme"):
+        return local
+    with suppress(ValueError):
         here, there = readme.outside(local), readme.outside(on_hub)
-        pushed = json.loads((folder / _PUSHED).read_text())["readme"]
-    except (OSError, ValueError, KeyError):
-        pushed = None
-    else:
-        if _digest(on_hub) == pushed:
+        if here and not there:
             return local
-    if here and here != there and _digest(local) != pushed:
-        if not there:
-            return local
-        logger.warning(
-            "The README was edited in %s and on the Hub: the Hub's text is kept, the other not pushed.", folder
-        )
+        if here not in ("", there) and _digest(here) != pushed.get("outside"):
+            logger.warning("The README was edited on the Hub and in %s: the Hub's text is pushed.", folder)
     return on_hub
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(readme.outside(text).encode()).hexdigest()
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def push_to_hub(
