@@ -6,27 +6,24 @@
 
 `method` (hgkd, rob, manifold, msdcrd, kd) decides which settings there are: `--method rob --help` lists RoB's. Every
 key of a recipe is a flag, and flags win. The run's folder holds checkpoints, metrics.jsonl, summary.json and student/,
-a stock checkpoint for AutoModel.from_pretrained. The same command with --resume goes on after a stop.
+a stock checkpoint for AutoModel.from_pretrained with its card. The same command with --resume goes on after a stop;
+--push_to_hub --hub_model_id user/name publishes the student (training/publish.py does so later).
 """
 
 from __future__ import annotations
 
 import json
-import platform
 import shlex
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-import transformers
 import yaml
 from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-import hgkd_hf
-from hgkd_hf.hub import StudentCard, export_student, student_image_processor
+from hgkd_hf.hub import PushError, find_source, student_image_processor
 from hgkd_hf.methods import Method, parse_method
 from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
 
@@ -45,6 +42,13 @@ def main(arguments: list[str] | None = None) -> dict:
 
     step = f"{training.images_per_step} images a step on {training.world_size} process(es)"
     rows = [*args.describe(model), ("training", f"{step}, learning rate {training.learning_rate:.2e}")]
+    trainer.card.description = dict(rows)
+    trainer.card.command = shlex.join(["accelerate", "launch", f"training/{Path(__file__).name}", *sys.argv[1:]])
+    trainer.card.add_settings(args)
+    if args.student_pretrained:
+        trainer.card.start = find_source(args.student, "model")
+    if training.push_to_hub:
+        trainer.check_publishing()
     if trainer.is_world_process_zero():
         run.mkdir(parents=True, exist_ok=True)
         settings = asdict(args) | {k: v for k, v in training.to_dict().items() if v is not None}
@@ -84,26 +88,12 @@ def find_checkpoint(args: Method, training: DistillationArguments) -> str | None
 
 def finish(run: Path, args: Method, training, trainer: DistillationTrainer, summary: dict, rows: list) -> None:
     """Write the student's folder and the summary, and say where everything lies."""
-    figures = [pair for part in ("before", "after") for pair in summary.get(part, {}).items() if pair[0] != "epoch"]
-    card = StudentCard(
-        student=dict(rows)["student"],
-        teacher=dict(rows)["teacher"] if args.teacher else "",
-        dataset=args.dataset,
-        method=args.title,
-        results=[(name, f"{value:.4g}") for name, value in figures],
-        settings=yaml.safe_load((run / "recipe.yaml").read_text()),
-        versions={"hgkd_hf": hgkd_hf.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
-        | {"Python": platform.python_version()},
-        command=shlex.join(["accelerate", "launch", f"training/{Path(__file__).name}", *sys.argv[1:]]),
-    )
-    readme = card.render()
-    student = export_student(trainer.model, run / "student", trainer.processing_class, readme)
+    student = trainer.export_student()
     best = trainer.state.best_model_checkpoint
     if best is not None and not best.endswith(f"-{trainer.state.global_step}"):
         summary["best"] = {"checkpoint": best, "eval_knn_accuracy": trainer.state.best_metric}
-        export_student(
-            type(trainer.model).from_pretrained(best), run / "student-best", trainer.processing_class, readme
-        )
+        model, figures = type(trainer.model).from_pretrained(best), {"knn_accuracy": trainer.state.best_metric}
+        trainer.export_student(run / "student-best", model, figures)
     (run / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     print(f"{summary['steps']} steps in {summary['train_seconds']} s, mean loss {summary['train_loss']:.4f}")
     if "after" in summary:
@@ -113,10 +103,12 @@ def finish(run: Path, args: Method, training, trainer: DistillationTrainer, summ
         if "after_accuracy" in summary["after"]:
             print(f"top-1 on {args.knn_split}: {summary['after']['after_accuracy']:.4f}")
     print(f"student: {student}\nmetrics: {run / 'metrics.jsonl'}\nsummary: {run / 'summary.json'}")
+    if training.push_to_hub:
+        print(f"published: {trainer.push_to_hub().commit_url}")
 
 
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, FileNotFoundError, PermissionError) as error:
+    except (ValueError, FileNotFoundError, PermissionError, PushError) as error:
         sys.exit(f"error: {error}")

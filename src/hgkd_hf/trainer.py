@@ -28,6 +28,7 @@ from .guards import (
     StopOnSignal,
     finite_sum,
 )
+from .hub.publishing import PublishingTrainer
 from .resumable import ResumableTrainer
 from .sparse.norm import synchronise_batch_norm
 
@@ -56,6 +57,10 @@ class DistillationArguments(TrainingArguments):
     )
     max_skipped_share: float = field(
         default=0.1, metadata={"help": "Share of the images that may be unreadable before the run ends."}
+    )
+
+    license: str | None = field(
+        default=None, metadata={"help": "Of the published student; needed where teacher and data do not decide it."}
     )
 
     output_dir: str = field(default="runs/distillation", metadata={"help": "The run's folder."})
@@ -91,7 +96,7 @@ class DistillationArguments(TrainingArguments):
         return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
 
 
-class DistillationTrainer(ResumableTrainer):
+class DistillationTrainer(PublishingTrainer, ResumableTrainer):
     """Trains a distiller: a model whose output has `loss` first and named scalar terms beside it.
 
     It logs every named term, keeps biases, norms and mask tokens free of weight decay, tells the dataset its epoch,
@@ -148,6 +153,7 @@ class DistillationTrainer(ResumableTrainer):
                 SkippedImagesLimit(train_dataset, args.max_skipped_share),
                 CollapseWarning(),
                 MetricsFile(),
+                self.use_card(train_dataset, knn_datasets),
                 *(callbacks or []),
             ],
         )

@@ -1,6 +1,22 @@
-"""What leaves a run: the publishable folder, its card, and the way to the Hub."""
+"""What leaves a run: the publishable folder, its card, and the way to the Hub and back."""
 
-from .card import StudentCard
 from .export import export_student, student_image_processor
+from .folder import push_student, push_to_hub, write_student_folder
+from .push import PushError, PushOptions, push_folder
+from .sources import License, Source, find_source
+from .student_card import StudentCard
 
-__all__ = ["StudentCard", "export_student", "student_image_processor"]
+__all__ = [
+    "License",
+    "PushError",
+    "PushOptions",
+    "Source",
+    "StudentCard",
+    "export_student",
+    "find_source",
+    "push_folder",
+    "push_student",
+    "push_to_hub",
+    "student_image_processor",
+    "write_student_folder",
+]

@@ -5,24 +5,28 @@ from __future__ import annotations
 import os
 import shutil
 from concurrent.futures import Future
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import HubStrategy
+from transformers.trainer_utils import HubStrategy, TrainOutput
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
+from ..visualize import prediction_figure
 from .callback import CardCallback
 from .folder import push_student, warn_only, write_student_folder
 from .push import PushError, PushOptions, check_access
 from .sources import License
-from .student_card import StudentCard
+from .student_card import STUDENT, StudentCard
 
 logger = logging.get_logger(__name__)
 
 STUDENT_FOLDER, SNAPSHOT, LAST_CHECKPOINT = "student", ".push", "last-checkpoint"
+PREDICTIONS = "predictions.png"
 
 
 class PublishingTrainer(Trainer):
@@ -48,12 +52,42 @@ class PublishingTrainer(Trainer):
         """The licence that was asked for."""
         return License(self.args.license) if self.args.license else None
 
-    def export_student(self, folder: str | Path | None = None, model: PreTrainedModel | None = None) -> Path:
-        """Write the student as it is published (default: to `student/` in the run's folder)."""
-        self.card.name = self.card.name or Path(self.args.output_dir).name
-        folder = Path(folder or Path(self.args.output_dir, STUDENT_FOLDER))
-        model = model or self.accelerator.unwrap_model(self.model)
-        return write_student_folder(model, folder, self.processing_class, self.card, Path(self.args.output_dir))
+    def export_student(
+        self,
+        folder: str | Path | None = None,
+        model: PreTrainedModel | None = None,
+        results: dict[str, float] | None = None,
+    ) -> Path:
+        """Write the student as it is published.
+
+        Args:
+            folder: default: `student/` in the run's folder.
+            model: default: the one that is trained.
+            results: its figures, if they are not those of the last evaluation.
+        """
+        run = Path(self.args.output_dir)
+        folder = Path(folder or run / STUDENT_FOLDER)
+        self.card.name = self.card.name or run.absolute().name
+        card = self.card
+        if results is not None:
+            card = replace(card, results=card.results | {STUDENT: results})
+        if model is None:
+            model = self.accelerator.unwrap_model(self.model)
+            with warn_only("the picture of the predictions"):
+                self._draw_predictions(model, folder)
+        return write_student_folder(model, folder, self.processing_class, card, run)
+
+    def _draw_predictions(self, model: PreTrainedModel, folder: Path) -> None:
+        """Of four training images, for methods that predict a teacher's features at hidden cells."""
+        if model.config.model_type != "hgkd" or not model.config.feature_weight:
+            return
+        samples = list(islice(iter(self.train_dataset), 4))
+        batch = {name: value.to(self.args.device) for name, value in self.data_collator(samples).items()}
+        folder.mkdir(parents=True, exist_ok=True)
+        with self.compute_loss_context_manager():
+            figure = prediction_figure(model, batch["pixel_values"], batch["bool_masked_pos"])
+        figure.savefig(folder / PREDICTIONS, dpi=100)
+        self.card.pictures[PREDICTIONS] = "What the student sees, and what it predicts of its teacher's features."
 
     def create_model_card(self, *args, **kwargs) -> None:
         """The card is part of `export_student`: this writes that folder."""
@@ -61,21 +95,31 @@ class PublishingTrainer(Trainer):
             self.export_student()
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Find out before the training whether it can be published.
+        """Settle the repository's name; `check_publishing` asks the Hub, a push creates the repository."""
+        self.push_in_progress, self._may_publish = None, False
+        self.hub_model_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+
+    def check_publishing(self, token: str | None = None) -> None:
+        """Find out before the training whether the student can be published, once the card knows its sources.
 
         Raises:
-            PushError: there is no valid token, or the Hub cannot be reached.
+            PushError: there is no token that may write, or the Hub cannot be reached.
             ValueError: no licence follows from teacher and data, and none was given.
         """
-        self.push_in_progress = None
-        self.hub_model_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
-        if not self.is_world_process_zero():
+        if self._may_publish or not self.is_world_process_zero():
             return
         self.card_callback.find_sources(self.model.config)
         self.card.settle_license(self.student_license)
         if self.card.license is None:
             raise ValueError(f"{self.card.license_reason}: choose the student's licence with --license.")
         self.hub_model_id = check_access(self.hub_model_id, token or self.args.hub_token)
+        self._may_publish = True
+
+    def train(self, *args, **kwargs) -> TrainOutput:
+        """`Trainer.train`; with `push_to_hub`, not before it is known that the student can be published."""
+        if self.args.push_to_hub:
+            self.check_publishing()
+        return super().train(*args, **kwargs)
 
     def push_to_hub(
         self,
@@ -104,8 +148,9 @@ class PublishingTrainer(Trainer):
             PushError: it did not come about; the folder is whole.
             ValueError: no licence follows from teacher and data, and none was given.
         """
-        if getattr(self, "hub_model_id", None) is None:
-            self.init_hf_repo(token)
+        if self.hub_model_id is None:
+            self.init_hf_repo()
+        self.check_publishing(token)
         if not self.is_world_process_zero():
             return None
         self.card.tags += [tag for tag in tags or [] if tag not in self.card.tags]

@@ -29,8 +29,9 @@ METRICS = {
 
 # Settings that say where and how a run was kept, not what it computed.
 HOUSEKEEPING = """
-disable_tqdm do_eval do_predict do_train hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy
-hub_token local_rank log_level log_level_replica output_dir project push_to_hub recipe report_to resume run_name
+accelerator_config dataloader_pin_memory ddp_timeout debug disable_tqdm do_eval do_predict do_train hub_always_push
+hub_model_id hub_private_repo hub_revision hub_strategy hub_token license local_rank log_level log_level_replica
+output_dir project push_to_hub recipe report_to resume run_name use_cpu
 """
 
 # Fields of a distiller's config that a card gives in another place.
@@ -91,18 +92,16 @@ class StudentCard:
     # -- filling -----------------------------------------------------------------------------------------------------
 
     def add_settings(self, arguments: Any) -> None:
-        """Record a dataclass of settings, and which of them are not what they are when nobody sets them."""
-        needed = [f.name for f in fields(arguments) if f.init and f.default is f.default_factory is MISSING]
-        needed += ["output_dir"] if hasattr(arguments, "output_dir") else []
-        default = type(arguments)(**{name: getattr(arguments, name) for name in needed})
+        """Record a dataclass of settings, and which of them are not the default; nothing, no and none are alike."""
         values = arguments.to_dict() if hasattr(arguments, "to_dict") else asdict(arguments)
-        for name in (f.name for f in fields(arguments) if f.name in values):
-            if name in HOUSEKEEPING.split() or name.startswith("_"):
+        for item in fields(arguments):
+            if item.name not in values or item.name in HOUSEKEEPING.split() or item.name.startswith("_"):
                 continue
-            self.settings[name] = values[name]
-            changed = name in needed or getattr(arguments, name) != getattr(default, name)
-            if changed and name not in self.changed:
-                self.changed.append(name)
+            value = getattr(arguments, item.name)
+            default = item.default if item.default_factory is MISSING else item.default_factory()
+            self.settings[item.name] = values[item.name]
+            if value != default and (value or default) and item.name not in self.changed:
+                self.changed.append(item.name)
 
     def settle_license(self, chosen: License | None = None, existing: License | None = None) -> None:
         """Fix the licence: the one that was asked for, else what the README already says, else what is inherited."""
