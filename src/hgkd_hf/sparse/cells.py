@@ -243,11 +243,19 @@ class CellsBackend:
         return layer.activation(y) if hasattr(layer, "activation") else y
 
     def global_response_norm(self, layer: nn.Module, dense: Dense, x: Tensor) -> Tensor:
-        """GRN (2301.00808, section 3.3) over each image's visible positions; x is (V, b, b, C)."""
-        of_cells = torch.linalg.vector_norm(x.permute(0, 3, 1, 2), dim=(2, 3), keepdim=True)
+        """GRN (2301.00808, section 3.3) over each image's visible positions; x is (V, b, b, C) or (V, C, b, b)."""
+        maps = x.permute(0, 3, 1, 2) if layer.channels_last else x
+        of_cells = torch.linalg.vector_norm(maps, dim=(2, 3), keepdim=True)
         of_images = torch.linalg.vector_norm(self.cells.scatter(of_cells), dim=(2, 3))  # (B, C)
-        response = of_images / (of_images.mean(1, keepdim=True) + 1e-6)
-        return layer.weight * (x * response[self.cells.image_index][:, None, None]) + layer.bias + x
+        response = (of_images / (of_images.mean(1, keepdim=True) + 1e-6))[self.cells.image_index]
+        weight, bias = layer.weight.flatten(), layer.bias.flatten()
+        if layer.channels_last:
+            return weight * (x * response[:, None, None]) + bias + x
+        return weight[:, None, None] * (x * response[:, :, None, None]) + bias[:, None, None] + x
+
+    def squeeze_excitation(self, layer: nn.Module, dense: Dense, x: Tensor) -> Tensor:
+        """Channels times a gate that is a function of their means over each image's visible positions."""
+        return x * layer.excite(self.global_avg_pool2d(layer, dense, x))
 
     def pointwise(self, layer: nn.Module, dense: Dense, x: Tensor) -> Tensor:
         """A layer on single positions."""

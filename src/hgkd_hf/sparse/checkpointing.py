@@ -11,7 +11,7 @@ from .context import active_backend, use_backend
 
 
 class CheckpointedBlock:
-    """Mixed into a block's class: with `gradient_checkpointing` it keeps its input only and computes again in backward.
+    """Mixed into a block: with `gradient_checkpointing` it keeps its input only, and backward computes it anew.
 
     transformers' `gradient_checkpointing_enable` sets `gradient_checkpointing` and `_gradient_checkpointing_func`.
     """

@@ -6,10 +6,10 @@ from torch import nn
 
 from .geometry import padding_before, pair
 from .layers import (
-    TRANSFORMERS_BLOCKS,
+    BLOCKS,
     SparseLayer,
+    is_known_block,
     is_pointwise,
-    of_transformers,
     sparse_base,
     sparse_class,
     stock_class,
@@ -69,7 +69,7 @@ def _is_container(module: nn.Module) -> bool:
     """Whether `module` only calls its children, as far as can be seen, or is a block known to do little else."""
     if isinstance(module, (nn.Sequential, nn.ModuleList)) and not len(module):
         return True
-    if of_transformers(module) and type(module).__name__ in TRANSFORMERS_BLOCKS:
+    if is_known_block(module):
         return True
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     return any(True for _ in module.children()) and not own
@@ -91,10 +91,13 @@ def _check(name: str, module: nn.Module, parent: nn.Module | None, config: objec
         refuse(f"its outputs of size {module.output_size} belong to no cell.")
     if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) != 1:
         refuse("it normalises over positions as well as channels.")
-    if isinstance(module, nn.Linear) and type(parent).__name__ not in TRANSFORMERS_BLOCKS:
-        refuse(
-            "a matrix over channels is only known to be one position's in " + ", ".join(sorted(TRANSFORMERS_BLOCKS))
-        )
+    if isinstance(module, nn.Linear) and not (parent is not None and is_known_block(parent)):
+        known = ", ".join(sorted(set().union(*BLOCKS.values())))
+        refuse(f"a matrix over channels is only known to be one position's in {known}.")
+    if getattr(module, "add_maxpool", False):
+        refuse("it takes the maximum of a whole image, in which hidden positions would count as zeros.")
+    if not is_pointwise(getattr(module, "act", nn.Identity())):
+        refuse(f"its activation {type(module.act).__name__} is not known to keep zero at zero.")
     if isinstance(module, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)):
         _check_window(name, module, parent, config)
 

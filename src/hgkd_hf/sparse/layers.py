@@ -97,6 +97,16 @@ class BatchNormalisation(SparseLayer):
         return super().forward(x)
 
 
+class BatchNormalisationAndActivation(BatchNormalisation):
+    """timm's `BatchNormAct2d`: BatchNorm, and the activation in one module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `BatchNormalisation`, then dropout and activation where the stock forward did not run."""
+        alone = active_backend() is not None or (recomputing() and not self.ran_masked)
+        y = super().forward(x)
+        return self.act(self.drop(y)) if alone else y
+
+
 class GroupNormalisation(SparseLayer):
     """`nn.GroupNorm` over each image's visible positions."""
 
@@ -104,9 +114,26 @@ class GroupNormalisation(SparseLayer):
 
 
 class GlobalResponseNormalisation(SparseLayer):
-    """ConvNeXtV2's GRN over each image's visible positions; its input is (B, H, W, C)."""
+    """ConvNeXtV2's GRN over each image's visible positions."""
 
     op = "global_response_norm"
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether its maps are (B, H, W, C); timm has both layouts."""
+        return getattr(self, "channel_dim", -1) == -1
+
+
+class SqueezeExcitation(SparseLayer):
+    """timm's squeeze-and-excitation (1709.01507): its squeeze is the mean over an image's visible positions."""
+
+    op = "squeeze_excitation"
+
+    def excite(self, mean: Tensor) -> Tensor:
+        """Means (n, C, 1, 1) to gates of the same shape."""
+        if hasattr(self, "conv_reduce"):  # EfficientNet's and MobileNet's
+            return self.gate(self.conv_expand(self.act1(self.conv_reduce(mean))))
+        return self.gate(self.fc2(self.act(self.bn(self.fc1(mean)))))
 
 
 class Drop(SparseLayer):
@@ -149,6 +176,7 @@ POINTWISE = (
     nn.Hardswish,
     nn.Tanh,
     nn.Dropout,
+    nn.Flatten,  # of a pooled map; what it makes of any other, only a matrix could take, which is refused
 )
 
 # torch's layers; a subclass counts as its base if it computes as its base.
@@ -168,42 +196,65 @@ TORCH = {
     nn.Dropout2d: Drop,
 }
 
-# transformers' layers that compute something of their own, by name: importing them would load every model's file.
-TRANSFORMERS = {
-    "WeightStandardizedConv2d": StandardisedConvolution,
-    "BitMaxPool2d": MaxPooling,
-    "BitGroupNormActivation": GroupNormalisation,
-    "ConvNextLayerNorm": PointwiseChannels,
-    "ConvNextV2LayerNorm": PointwiseChannels,
-    "ConvNextV2GRN": GlobalResponseNormalisation,
-    "HGNetV2LearnableAffineBlock": Pointwise,
-    "ConvNextDropPath": Drop,
-    "ConvNextV2DropPath": Drop,
-    "BitDropPath": Drop,
-    "PoolFormerDropPath": Drop,
+# Layers of transformers and timm that compute something of their own, by name: importing them would load every model.
+LIBRARIES = {
+    "transformers": {
+        "WeightStandardizedConv2d": StandardisedConvolution,
+        "BitMaxPool2d": MaxPooling,
+        "BitGroupNormActivation": GroupNormalisation,
+        "ConvNextLayerNorm": PointwiseChannels,
+        "ConvNextV2LayerNorm": PointwiseChannels,
+        "ConvNextV2GRN": GlobalResponseNormalisation,
+        "HGNetV2LearnableAffineBlock": Pointwise,
+        "ConvNextDropPath": Drop,
+        "ConvNextV2DropPath": Drop,
+        "BitDropPath": Drop,
+        "PoolFormerDropPath": Drop,
+    },
+    "timm": {
+        "BatchNormAct2d": BatchNormalisationAndActivation,
+        "LayerNorm": PointwiseChannels,
+        "LayerNorm2d": Pointwise,
+        "GlobalResponseNorm": GlobalResponseNormalisation,
+        "SEModule": SqueezeExcitation,
+        "SqueezeExcite": SqueezeExcitation,
+        "DropPath": Drop,
+        "Sigmoid": Pointwise,
+    },
 }
 
-# transformers' blocks that multiply by parameters of their own or hold `nn.Linear`, and mix positions in no other way.
-TRANSFORMERS_BLOCKS = {"ConvNextLayer", "ConvNextV2Layer", "PoolFormerLayer"}
+# Their blocks that multiply by parameters of their own or hold `nn.Linear`, and mix positions in no other way.
+BLOCKS = {
+    "transformers": {"ConvNextLayer", "ConvNextV2Layer", "PoolFormerLayer"},
+    "timm": {"ConvNeXtBlock", "Mlp", "GlobalResponseNormMlp"},
+}
 
 
-def of_transformers(module: nn.Module) -> bool:
-    """Whether the class of `module` is transformers' own."""
-    return type(module).__module__.startswith("transformers.")
+def library(module: nn.Module) -> str:
+    """The package that the class of `module` comes from."""
+    return type(module).__module__.partition(".")[0]
+
+
+def is_known_block(module: nn.Module) -> bool:
+    """Whether `module` is one of `BLOCKS`."""
+    return type(module).__name__ in BLOCKS.get(library(module), ())
 
 
 def is_pointwise(module: nn.Module) -> bool:
     """Whether `module` needs no swap: it computes every position by itself and f(0) = 0."""
     if type(module).__module__ == "transformers.activations":
         return type(module).__name__ not in ("LaplaceActivation", "XIELUActivation")
+    if type(module).__module__.startswith("timm.layers.activations"):
+        return type(module).__name__ not in ("Sigmoid", "HardSigmoid")
     return isinstance(module, POINTWISE)
 
 
 def sparse_base(module: nn.Module) -> type[SparseLayer] | None:
     """Which kind of sparse layer `module` must become, None if it is not known."""
     kind = type(module)
-    if of_transformers(module) and kind.__name__ in TRANSFORMERS:
-        return TRANSFORMERS[kind.__name__]
+    known = LIBRARIES.get(library(module), {})
+    if kind.__name__ in known:
+        return known[kind.__name__]
     for stock, sparse in TORCH.items():
         same = ("forward", "_conv_forward") if stock is nn.Conv2d else ("forward",)
         if isinstance(module, stock) and all(getattr(kind, name) is getattr(stock, name) for name in same):

@@ -90,7 +90,9 @@ class MaskedBackend:
         return self._put(rows, visible).permute(0, 3, 1, 2)
 
     def global_response_norm(self, layer: nn.Module, dense: Dense, x: Tensor) -> Tensor:
-        """The layer on a map (1, n, 1, C) of each image's n visible positions; x is (B, H, W, C)."""
+        """The layer on a map of each image's n visible positions, (1, n, 1, C) or (1, C, n, 1) as it takes them."""
+        if not layer.channels_last:
+            return self.group_norm(layer, dense, x)
         visible = self.visible(x.permute(0, 3, 1, 2))[:, 0]
         images = [image[where] for image, where in zip(x, visible)]
         return self._put(torch.cat([dense(image[None, :, None])[0, :, 0] for image in images]), visible)
@@ -105,6 +107,10 @@ class MaskedBackend:
     def global_avg_pool2d(self, layer: nn.Module, dense: Dense, x: Tensor) -> Tensor:
         """Mean over each image's visible positions: (B, C, 1, 1)."""
         return x.sum((2, 3), keepdim=True) / self.visible(x).sum((2, 3), keepdim=True)
+
+    def squeeze_excitation(self, layer: nn.Module, dense: Dense, x: Tensor) -> Tensor:
+        """Channels times a gate that is a function of their means over each image's visible positions."""
+        return x * layer.excite(self.global_avg_pool2d(layer, dense, x))
 
     def pointwise(self, layer: nn.Module, dense: Dense, x: Tensor) -> Tensor:
         """A layer on single positions with f(0) != 0. What is not a map holds one vector for each image."""
