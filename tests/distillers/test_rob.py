@@ -2,11 +2,21 @@ import json
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import Dataset
-from transformers import AutoModel, AutoModelForPreTraining, ResNetConfig, ResNetModel, ViTConfig
+from transformers import (
+    AutoModel,
+    AutoModelForPreTraining,
+    CLIPVisionConfig,
+    Dinov2Config,
+    ResNetConfig,
+    ResNetModel,
+    ViTConfig,
+)
 
 from hgkd_hf import PatchTeacher
 from hgkd_hf.distillers.rob import RoBConfig, RoBForPreTraining
+from hgkd_hf.teachers import TeacherHead
 from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
 
 VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -64,6 +74,129 @@ def test_gradients_reach_every_parameter(teacher, ssl_method, head, student):
     output.loss.backward()
     assert [tuple(scores.shape) for scores in output.student_scores] == [(4, K)] * 4
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def hidden_patches(batch: int = 4) -> torch.Tensor:
+    """Two global crops of 4x4 patches; none of the first image's is hidden."""
+    mask = torch.rand(batch, 2, 4, 4, generator=torch.Generator().manual_seed(3)) < 0.3
+    mask[0] = False
+    return mask
+
+
+def test_ibot_by_hand(teacher):
+    """Crops as in DINO; the patch term compares the patches hidden from the student with the teacher's."""
+    model = build(teacher, "vit", ssl_method="ibot", image_size=64, patch_weight=0.5).eval()
+    torch.nn.init.normal_(model.student.embeddings.mask_token)
+    (whole, local), mask = crops(), hidden_patches()
+    output = model(whole, local, mask)
+    std, mean = (torch.tensor(v).view(1, 3, 1, 1) for v in (model.config.image_std, model.config.image_mean))
+    norm = torch.nn.functional.normalize
+    per_image = torch.zeros(4, 2)
+    for view in range(2):
+        tokens = model.student(whole[:, view], bool_masked_pos=mask[:, view].flatten(1)).last_hidden_state[:, 1:]
+        hidden = norm(model.head.mlp(tokens), dim=2)
+        log_p = (hidden @ norm(model.head.prototypes, dim=1).T * model.head.gain / 0.1).log_softmax(2)
+        target = teacher((whole[:, view] * std + mean).clamp(0, 1)).feature_maps[-1]
+        target = torch.nn.functional.interpolate(target, (4, 4), mode="bilinear", antialias=True).flatten(2).mT
+        q = (norm(target, dim=2) @ norm(model.prototypes, dim=1).T / 0.07).softmax(2)
+        cross_entropy = -(q * log_p).sum(2)
+        chosen = mask[:, view].flatten(1)
+        per_image[:, view] = (cross_entropy * chosen).sum(1) / chosen.sum(1).clamp_min(1)
+    torch.testing.assert_close(output.patch_loss, per_image.mean(), rtol=1e-4, atol=1e-5)
+    crop_loss = output.global_loss / 3 + 2 * output.local_loss / 3
+    torch.testing.assert_close(output.loss, crop_loss + 0.5 * output.patch_loss)
+
+
+def test_ibot_trains_all_that_it_has_and_empty_masks_are_zero(teacher):
+    model = build(teacher, "vit", ssl_method="ibot", image_size=64)
+    whole, local = crops()
+    model(whole, local, hidden_patches()).loss.backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    assert model.student.embeddings.mask_token.grad.any()
+    output = model(whole, local, torch.zeros(4, 2, 4, 4, dtype=torch.bool))
+    assert output.patch_loss == 0
+    output.loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    with pytest.raises(ValueError, match=r"'ibot' needs bool_masked_pos \(4, 2, 4, 4\), but it is None"):
+        model(whole, local)
+
+
+def test_msn_drops_tokens_of_global_crops_in_training(teacher):
+    model = build(teacher, "vit", ssl_method="msn", token_drop_ratio=0.25, image_size=64)
+    lengths = []
+    with model.student.layers[0].register_forward_hook(lambda module, args, output: lengths.append(args[0].shape[1])):
+        model(*crops())
+        model.eval()(*crops())
+    assert lengths == [1 + 12, 1 + 4, 1 + 16, 1 + 4]  # 4x4 patches of global crops, 2x2 of local ones
+    assert torch.equal(model(*crops()).loss, model(*crops()).loss)
+
+
+@pytest.mark.parametrize("fields", [{"ssl_method": "ibot"}, {"ssl_method": "msn", "token_drop_ratio": 0.1}])
+def test_a_cnn_hides_no_patches(teacher, fields):
+    with pytest.raises(ValueError, match="hides patches from a vision transformer, but the student is a resnet model"):
+        build(teacher, **fields)
+
+
+def test_a_student_without_mask_token_cannot_learn_ibot(teacher):
+    clip = CLIPVisionConfig(**VIT, image_size=64, patch_size=16)
+    with pytest.raises(ValueError, match="a mask token, which a clip_vision_model student has not"):
+        RoBForPreTraining(RoBConfig.for_teacher(teacher, clip, ssl_method="ibot", image_size=64))
+
+
+def test_an_unused_mask_token_is_frozen(teacher):
+    dinov2 = Dinov2Config(**VIT, image_size=64, patch_size=16)
+    torch.manual_seed(0)
+    model = RoBForPreTraining(RoBConfig.for_teacher(teacher, dinov2, num_prototypes=K, head_hidden_size=24))
+    model.attach_teacher(teacher).fit_prototypes([crops(8)[0]])
+    model(*crops()).loss.backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize("ssl_method", ["dino", "ibot"])
+def test_a_vit_leaves_as_a_stock_checkpoint(teacher, ssl_method, tmp_path):
+    model = build(teacher, "vit", ssl_method=ssl_method, image_size=64).eval()
+    model.to_native().save_pretrained(tmp_path)
+    native, info = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    whole = crops()[0][:, 0]
+    assert torch.equal(native(whole).pooler_output, model.image_features(whole))
+
+
+def teacher_head(tmp_path, width: int = 32) -> TeacherHead:
+    torch.manual_seed(4)
+    sizes = (width, 20, 20, 6)
+    state = {
+        f"head.mlp.{2 * i}.{n}": v for i in range(3) for n, v in nn.Linear(*sizes[i : i + 2]).state_dict().items()
+    }
+    state |= {"head.last_layer.weight_g": torch.ones(7, 1), "head.last_layer.weight_v": torch.randn(7, 6)}
+    torch.save({"teacher": state, "student": {}}, tmp_path / "dino.pth")
+    return TeacherHead.from_file(tmp_path / "dino.pth", "dino")
+
+
+@pytest.mark.parametrize("student_head", ["ssl", "teacher_proto"])
+def test_the_teachers_own_head_takes_its_class_token(teacher, student_head, tmp_path):
+    head = teacher_head(tmp_path)
+    torch.manual_seed(1)
+    fields = {"student_head": student_head, "head_hidden_size": 24}
+    config = RoBConfig.for_teacher(teacher, STUDENTS["resnet"], head, **fields)
+    assert (config.num_prototypes, config.teacher_hidden_size) == (7, 6)
+    model = RoBForPreTraining(config).attach_teacher(teacher, head).eval()
+    whole, local = crops()
+    output = model(whole, local)
+    std, mean = (torch.tensor(v).view(1, 3, 1, 1) for v in (model.config.image_std, model.config.image_mean))
+    tokens = [teacher((crop * std + mean).clamp(0, 1)).class_token for crop in whole.unbind(1)]
+    q = [(head(token) / 0.07).softmax(1) for token in tokens]
+    p = [(scores / 0.1).log_softmax(1) for scores in output.student_scores]
+    pairs = [(i, v) for i in range(2) for v in (i, 2, 3)]
+    torch.testing.assert_close(output.loss, sum(-(q[i] * p[v]).sum(1).mean() for i, v in pairs) / 6)
+    assert not any(torch.equal(value, head.prototypes) for value in model.state_dict().values())
+    with pytest.raises(ValueError, match="the prototypes are those of teacher_head .*: fit none"):
+        model.fit_prototypes([whole])
+    with pytest.raises(ValueError, match="this model was built for teacher_head .*, but none is given"):
+        model.attach_teacher(teacher)
+    with pytest.raises(ValueError, match="takes 16 channels and has .* but the teacher gives 32"):
+        model.attach_teacher(teacher, teacher_head(tmp_path, width=16))
 
 
 def test_teacher_sees_global_crops_only(teacher):
@@ -152,7 +285,7 @@ def test_training_lowers_the_loss_and_exports_a_stock_checkpoint(teacher, tmp_pa
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"ssl_method": "byol"}, "ssl_method is 'byol': choose one of dino, swav, msn"),
+        ({"ssl_method": "byol"}, "ssl_method is 'byol': choose one of dino, ibot, swav, msn"),
         ({"student_head": "conv"}, "student_head is 'conv': choose one of ssl, teacher_proto, mlp"),
         ({"teacher_temperature": 0.0}, "teacher_temperature is 0.0, but it must be above 0"),
         ({"student_temperature": -1.0}, "student_temperature is -1.0, but it must be above 0"),

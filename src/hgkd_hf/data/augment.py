@@ -12,6 +12,8 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Generator, Tensor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from hgkd_hf.objectives.masked_patches import block_mask, draw_mask_ratio
+
 IMAGENET_MEAN = tuple(IMAGENET_DEFAULT_MEAN)
 IMAGENET_STD = tuple(IMAGENET_DEFAULT_STD)
 INTERPOLATIONS = {
@@ -191,6 +193,7 @@ class MultiCropTransform:
         global_transforms: one for each global crop; all of one size.
         local_transform: for every local crop.
         num_local: number of local crops.
+        mask_grid: (gh, gw) patches of a global crop, some of which iBOT hides in blocks; None: no masks.
 
     Raises:
         ValueError: there is no global crop, their sizes differ, or a number is negative.
@@ -199,6 +202,7 @@ class MultiCropTransform:
     global_transforms: tuple[ImageTransform, ...]
     local_transform: ImageTransform | None = None
     num_local: int = 0
+    mask_grid: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if len({transform.size for transform in self.global_transforms}) != 1:
@@ -213,11 +217,17 @@ class MultiCropTransform:
         return max(transform.min_decoded_side for transform in transforms)
 
     def __call__(self, image: Image.Image, generator: Generator) -> dict[str, Tensor]:
-        """`pixel_values` (G, 3, H, W) and, with local crops, `local_pixel_values` (L, 3, h, w), float32."""
+        """`pixel_values` (G, 3, H, W) float32 and, where asked for, two more.
+
+        `local_pixel_values` (L, 3, h, w) float32, and `bool_masked_pos` (G, gh, gw) bool, True = hidden.
+        """
         views = {"pixel_values": torch.stack([crop(image, generator) for crop in self.global_transforms])}
         if self.num_local:
             local = [self.local_transform(image, generator) for _ in range(self.num_local)]
             views["local_pixel_values"] = torch.stack(local)
+        if self.mask_grid is not None:
+            masks = [block_mask(self.mask_grid, draw_mask_ratio(generator), generator) for _ in self.global_transforms]
+            views["bool_masked_pos"] = torch.stack(masks)
         return views
 
 

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..data import DistillationDataset, MultiCropTransform, StreamingDistillationDataset, collate
 from ..distillers.rob import RoBConfig, RoBForPreTraining
+from ..teachers import TeacherHead
 from .method import Method
 
 # Settings that are fields of the distiller's config under the same names.
@@ -21,7 +22,10 @@ CONFIG_FIELDS = (
     "teacher_temperature",
     "student_temperature",
     "swapped",
+    "patch_weight",
+    "token_drop_ratio",
 )
+TITLES = {"dino": "DINO", "swav": "SwAV", "ibot": "iBOT", "msn": "MSN"}
 
 
 @dataclass
@@ -31,7 +35,10 @@ class RoBMethod(Method):
     crop_scale: list[float] = field(
         default_factory=lambda: [0.25, 1.0], metadata={"help": "Share of the area that a global crop shows."}
     )
-    ssl_method: str = field(default="dino", metadata={"help": "dino | swav | msn: how scores become targets."})
+    ssl_method: str = field(default="dino", metadata={"help": "dino | swav | ibot | msn."})
+    teacher_head: str | None = field(
+        default=None, metadata={"help": "File with the teacher's own head; none: prototypes are fitted."}
+    )
     student_head: str = field(default="ssl", metadata={"help": "ssl | teacher_proto | mlp."})
     num_prototypes: int = field(default=1024, metadata={"help": "Prototypes that images are assigned to."})
     prototype_samples: int = field(
@@ -39,11 +46,15 @@ class RoBMethod(Method):
     )
     head_hidden_size: int = field(default=2048, metadata={"help": "Width inside the student's head."})
     teacher_temperature: float | None = field(
-        default=None, metadata={"help": "Of the targets; default: dino 0.07, swav 0.03, msn 0.025."}
+        default=None, metadata={"help": "Of the targets; default: dino, ibot 0.07, swav 0.03, msn 0.025."}
     )
     student_temperature: float = field(default=0.1, metadata={"help": "Of the student's scores."})
     swapped: bool = field(
         default=False, metadata={"help": "A teacher crop supervises every view but its own (the original rule)."}
+    )
+    patch_weight: float = field(default=1.0, metadata={"help": "Of iBOT's term for hidden patches."})
+    token_drop_ratio: float = field(
+        default=0.0, metadata={"help": "Share of a ViT student's tokens dropped from global crops (MSN)."}
     )
 
     global_crops: int = field(default=2, metadata={"help": "Crops of --image_size, which the teacher sees too."})
@@ -67,7 +78,7 @@ class RoBMethod(Method):
                     f"{name} is {getattr(self, name)}, but it must be three numbers: for the first global crop, the "
                     f"other global crops, and the local crops (--{name})."
                 )
-        if self.prototype_samples < self.num_prototypes:
+        if self.teacher_head is None and self.prototype_samples < self.num_prototypes:
             raise ValueError(
                 f"prototype_samples is {self.prototype_samples}, but {self.num_prototypes} prototypes need at least "
                 f"as many images: raise --prototype_samples or lower --num_prototypes."
@@ -76,15 +87,17 @@ class RoBMethod(Method):
     @property
     def title(self) -> str:
         """RoB with the method whose branch it replaces."""
-        return f"RoB-{ {'dino': 'DINO', 'swav': 'SwAV', 'msn': 'MSN'}.get(self.ssl_method, self.ssl_method) }"
+        return f"RoB-{TITLES.get(self.ssl_method, self.ssl_method)}"
 
     def build_model(self) -> RoBForPreTraining:
         """Student and head, with the teacher."""
         settings = {name: getattr(self, name) for name in CONFIG_FIELDS}
         student_config = self.student_config()
         RoBConfig(student_config=student_config, **settings)  # refuses a wrong value before the teacher is loaded
+        head = self.teacher_head and TeacherHead.from_file(self.teacher_head, self.ssl_method)
         teacher = self.load_any_teacher()
-        model = RoBForPreTraining(RoBConfig.for_teacher(teacher, student_config, **settings)).attach_teacher(teacher)
+        config = RoBConfig.for_teacher(teacher, student_config, head, **settings)
+        model = RoBForPreTraining(config).attach_teacher(teacher, head)
         self.load_student(model.student)
         return model
 
@@ -102,10 +115,14 @@ class RoBMethod(Method):
 
         local = crop(2, image_size=self.local_crop_size, crop_scale=tuple(self.local_crop_scale))
         views = [crop(min(view, 1)) for view in range(self.global_crops)]
-        return self.dataset_of(MultiCropTransform(tuple(views), local, self.local_crops), seed, skipped_log)
+        grid = model.config.student_grid if self.ssl_method == "ibot" else None
+        transform = MultiCropTransform(tuple(views), local, self.local_crops, grid)
+        return self.dataset_of(transform, seed, skipped_log)
 
     def prepare(self, model: RoBForPreTraining, seed: int) -> None:
         """Fit the prototypes to the teacher's features of undistorted training images; the same in every process."""
+        if self.teacher_head is not None:
+            return
         kind = StreamingDistillationDataset if self.streaming else DistillationDataset
         count = min(self.prototype_samples, self.max_samples or self.prototype_samples)
         source = self.open_split(self.split, count, self.streaming)
@@ -118,8 +135,8 @@ class RoBMethod(Method):
         return [
             (
                 "objective",
-                f"{self.title}, {self.num_prototypes} prototypes, head {self.student_head}, {rule}, temperatures "
-                f"{model.config.teacher_temperature} and {self.student_temperature}",
+                f"{self.title}, {model.config.num_prototypes} prototypes, head {self.student_head}, {rule}, "
+                f"temperatures {model.config.teacher_temperature} and {self.student_temperature}",
             ),
             (
                 "crops",

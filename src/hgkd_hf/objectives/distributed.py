@@ -36,3 +36,14 @@ def gather_batch(tensor: Tensor) -> tuple[Tensor, int]:
     if not (dist.is_available() and dist.is_initialized()):
         return tensor, 0
     return _Gather.apply(tensor.contiguous()), dist.get_rank() * len(tensor)
+
+
+def shared_generator() -> torch.Generator:
+    """A CPU generator that draws alike on all processes: seeded by the first one's global generator.
+
+    Without `torch.distributed` it is seeded by this process's. All processes wait here for each other.
+    """
+    seed = [int(torch.randint(2**62, ()))]
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast_object_list(seed)
+    return torch.Generator().manual_seed(seed[0])

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .features import FeatureScale, feature_scales
+from .features import FeatureScale, feature_scales, freeze_mask_token
 
 
 def build_classifier(config: PreTrainedConfig) -> PreTrainedModel:
@@ -33,7 +33,9 @@ def build_classifier(config: PreTrainedConfig) -> PreTrainedModel:
         )
     # Where there are several (DeiT), the one that the config names, else the plain one.
     chosen = next((c for c in classes if c.__name__ in (config.architectures or ())), classes[0])
-    return chosen(config)
+    model = chosen(config)
+    freeze_mask_token(model)
+    return model
 
 
 def student_layers(config: PreTrainedConfig) -> dict[int, FeatureScale]:

@@ -55,6 +55,13 @@ def _no_scales(config: PreTrainedConfig) -> str:
     )
 
 
+def freeze_mask_token(model: nn.Module) -> None:
+    """Stop training the mask token of a model that never masks: nothing uses it, and DDP waits for its gradient."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("mask_token"):
+            parameter.requires_grad_(False)
+
+
 def pooled_features(model: nn.Module, pixel_values: Tensor) -> Tensor:
     """One vector an image from a stock `transformers` vision model: (B, 3, H, W) -> (B, D).
 

@@ -18,12 +18,13 @@ import torch
 import torch.nn.functional as F
 from huggingface_hub.errors import GatedRepoError
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, ViTMAEForPreTraining
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedModel, ViTMAEForPreTraining
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import ModelOutput
 
 from ..masking import expand_mask
 from .checkpoint import image_statistics, resolve_revision
+from .checks import check_config, check_image_size, check_layers, is_masked, not_a_vit
 
 
 @dataclass
@@ -34,10 +35,12 @@ class PatchTeacherOutput(ModelOutput):
         feature_maps: one (B, D, th, tw) float32 map for each of the teacher's `layers`, in their order.
         pooled: (B, D) float32, the mean over the patch tokens of the last map (special tokens are left out, so that it
             means the same for every model); the teacher's image feature in a kNN evaluation.
+        class_token: (B, D) float32, the class token of the final output; None where there is none.
     """
 
     feature_maps: tuple[Tensor, ...] | None = None
     pooled: Tensor | None = None
+    class_token: Tensor | None = None
 
 
 class PatchTeacher(nn.Module):
@@ -83,8 +86,8 @@ class PatchTeacher(nn.Module):
         super().__init__()
         self.name_or_path, self.revision, self.teacher_input = name_or_path, revision, teacher_input
         name = name_or_path or type(model).__name__
-        _check_config(model.config, name)
-        masked = _is_masked(teacher_input)
+        check_config(model.config, name)
+        masked = is_masked(teacher_input)
         self.config = config = getattr(model.config, "vision_config", model.config)
         hierarchical = hasattr(config, "depths")
         if masked and hierarchical:
@@ -106,16 +109,16 @@ class PatchTeacher(nn.Module):
 
         convolution = self._patch_convolution()
         if convolution is None:
-            raise ValueError(_not_a_vit(config, name))
+            raise ValueError(not_a_vit(config, name))
         self.patch_size = convolution.stride[0] * 2 ** (len(config.depths) - 1 if hierarchical else 0)
         image_size = getattr(config, "image_size", None) if image_size is None else image_size
-        self.image_size = _check_image_size(image_size, self.patch_size)
+        self.image_size = check_image_size(image_size, self.patch_size)
         self.grid = (self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size)
 
         blocks = nn.ModuleList() if hierarchical else self._find_blocks()
         if layers is None:
             layers = (-1,) if self._decoder is None else (max(1, len(blocks) // 2),)
-        self.layers = _check_layers(layers, len(blocks), name)
+        self.layers = check_layers(layers, len(blocks), name)
         if -1 not in self.layers:
             del blocks[max(self.layers) :]  # the blocks above the highest wanted one are neither computed nor kept
         self._blocks = list(blocks)  # a plain list, because the modules are already registered under `model`
@@ -153,7 +156,7 @@ class PatchTeacher(nn.Module):
             OSError: the Hub's own error for a repository, revision or file that is not there.
         """
         name = os.fspath(name_or_path)
-        masked = _is_masked(teacher_input)
+        masked = is_masked(teacher_input)
         revision = resolve_revision(name, revision, token, local_files_only)
         hub = {"revision": revision, "token": token, "local_files_only": local_files_only}
         try:
@@ -165,7 +168,7 @@ class PatchTeacher(nn.Module):
                     f"then log in with `hf auth login`."
                 ) from error
             raise
-        _check_config(config, name)
+        check_config(config, name)
         config = getattr(config, "vision_config", config)  # of a dual encoder only the vision tower is built
 
         if masked and config.model_type == "vit_mae":
@@ -195,7 +198,7 @@ class PatchTeacher(nn.Module):
             ValueError: the checkpoint is no ViT.
         """
         config = AutoConfig.from_pretrained(os.fspath(name_or_path), revision=revision, trust_remote_code=False)
-        _check_config(config, os.fspath(name_or_path))
+        check_config(config, os.fspath(name_or_path))
         config = getattr(config, "vision_config", config)
         patch_size = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
         return patch_size * 2 ** (len(config.depths) - 1 if hasattr(config, "depths") else 0)
@@ -248,16 +251,16 @@ class PatchTeacher(nn.Module):
             # Resizing mixes neighbouring pixels: what is hidden must be gone before it.
             hidden_pixels = expand_mask(bool_masked_pos, tuple(images.shape[-2:])).unsqueeze(1)
             images = torch.where(hidden_pixels, self.image_mean.float(), images)
-        feature_maps = self._feature_maps(self._preprocess(images), hidden)
-        return PatchTeacherOutput(feature_maps=feature_maps, pooled=feature_maps[-1].mean(dim=(2, 3)))
+        feature_maps, class_token = self._run(self._preprocess(images), hidden)
+        return PatchTeacherOutput(feature_maps, feature_maps[-1].mean(dim=(2, 3)), class_token)
 
     def _preprocess(self, images: Tensor) -> Tensor:
         if tuple(images.shape[-2:]) != self.image_size:
             images = F.interpolate(images, self.image_size, mode="bicubic", antialias=True).clamp(0, 1)
         return ((images - self.image_mean) / self.image_std).to(self._patch_convolution().weight.dtype)
 
-    def _feature_maps(self, pixel_values: Tensor, hidden: Tensor | None) -> tuple[Tensor, ...]:
-        """Run the model on normalised pixels; `hidden` (B, th, tw) bool tells the tokens it must not see."""
+    def _run(self, pixel_values: Tensor, hidden: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """Maps and class token of normalised pixels; `hidden` (B, th, tw) bool tells the tokens it must not see."""
         outputs: dict[int, Tensor] = {}
         taps = {layer: self._blocks[layer - 1] for layer in self.layers if layer != -1}
         if self._decoder is not None:
@@ -274,7 +277,9 @@ class PatchTeacher(nn.Module):
         outputs.setdefault(-1, final)
         th, tw = self.grid
         # Special tokens come first, so the patch tokens are the last ones.
-        return tuple(outputs[i][:, -th * tw :].mT.unflatten(2, (th, tw)).float().contiguous() for i in self.layers)
+        maps = (outputs[i][:, -th * tw :].mT.unflatten(2, (th, tw)).float().contiguous() for i in self.layers)
+        has_class_token = -1 in self.layers and final.dim() == 3 and final.shape[1] > th * tw
+        return tuple(maps), final[:, 0].float() if has_class_token else None
 
     def _encode(self, pixel_values: Tensor, **arguments: Tensor) -> ModelOutput:
         if "interpolate_pos_encoding" in inspect.signature(self.encoder.forward).parameters:
@@ -343,7 +348,7 @@ class PatchTeacher(nn.Module):
         """Features of one blank image: what does not behave as a ViT is found now, not in the first training step."""
         weight = self._patch_convolution().weight
         try:
-            feature_maps = self._feature_maps(weight.new_zeros(1, 3, *self.image_size), None)
+            feature_maps, _ = self._run(weight.new_zeros(1, 3, *self.image_size), None)
             if any(feature_map.dim() != 4 for feature_map in feature_maps):
                 raise TypeError("its output is no sequence of tokens")
             return feature_maps
@@ -361,48 +366,3 @@ def _keep(outputs: dict[int, Tensor], layer: int) -> Callable[[nn.Module, tuple,
         outputs[layer] = output[0] if isinstance(output, tuple) else output
 
     return hook
-
-
-def _is_masked(teacher_input: str) -> bool:
-    if teacher_input not in ("full", "masked"):
-        raise ValueError(f"teacher_input is {teacher_input!r}, but it must be 'full' or 'masked'.")
-    return teacher_input == "masked"
-
-
-def _not_a_vit(config: PreTrainedConfig, name: str) -> str:
-    return (
-        f"teacher {name!r} is a {config.model_type} model, but `teacher` must be a vision transformer that turns an "
-        f"image into a grid of patch tokens, e.g. facebook/dinov2-small."
-    )
-
-
-def _check_config(config: PreTrainedConfig, name: str) -> None:
-    """Refuse what the config already shows to be no ViT, or one whose last tokens are no patches (YOLOS)."""
-    vision = getattr(config, "vision_config", config)
-    attends = hasattr(vision, "num_attention_heads") or hasattr(vision, "num_heads")
-    if not (attends and hasattr(vision, "patch_size")) or hasattr(vision, "num_detection_tokens"):
-        raise ValueError(_not_a_vit(config, name))
-
-
-def _check_image_size(image_size: int | Sequence[int] | None, patch_size: int) -> tuple[int, int]:
-    if image_size is None:
-        raise ValueError("the teacher's config names no image_size: pass image_size, in pixels.")
-    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    for size in (height, width):
-        if size % patch_size or size < patch_size:
-            below, above = size // patch_size * patch_size, (size // patch_size + 1) * patch_size
-            nearest = f"{below} or {above}" if below else f"{above}"
-            raise ValueError(
-                f"the teacher's image_size {size} is no multiple of its {patch_size}-pixel patches: "
-                f"set image_size to {nearest}."
-            )
-    return height, width
-
-
-def _check_layers(layers: Sequence[int], depth: int, name: str) -> tuple[int, ...]:
-    layers = tuple(layers)
-    wrong = [layer for layer in layers if layer != -1 and layer not in range(1, depth + 1)]
-    if wrong or not layers:
-        allowed = f"-1 (final output) or 1 to {depth} (blocks)" if depth else "-1 (final output)"
-        raise ValueError(f"layers of teacher {name!r} must be {allowed}, not {wrong[0] if wrong else layers}.")
-    return layers

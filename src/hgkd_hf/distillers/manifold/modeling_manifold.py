@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
-from ...objectives.distributed import gather_batch
+from ...objectives.distributed import gather_batch, shared_generator
 from ...objectives.logit_distillation import hard_distillation_loss, soft_distillation_loss
 from ...objectives.manifold import manifold_loss
 from ...students.classifier_layers import logits_and_maps, student_layers
@@ -76,7 +76,7 @@ class ManifoldDistillationForImageClassification(ImageClassificationDistiller):
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs) -> ManifoldDistillationOutput:
         """Classify, and compare with labels and teachers.
 
-        The random term draws from torch's global CPU generator, whose state `Trainer` saves and restores.
+        The random term draws from torch's global CPU generator.
 
         Args:
             pixel_values: (B, 3, H, W), normalised with `config.image_mean` and `config.image_std`.
@@ -106,11 +106,13 @@ class ManifoldDistillationForImageClassification(ImageClassificationDistiller):
                 loss = loss + config.alpha * distilled
             if config.beta:
                 pairs = [common_tokens(*pair) for pair in zip(maps, target.feature_maps)]
+                generator = torch.default_generator
                 if config.gather:
+                    generator = shared_generator()
                     pairs = [[gather_batch(tokens)[0] for tokens in pair] for pair in pairs]
                 manifold = manifold_loss(
                     *zip(*pairs),
-                    torch.default_generator,
+                    generator,
                     intra_weight=config.intra_weight,
                     inter_weight=config.inter_weight,
                     random_weight=config.random_weight,

@@ -31,6 +31,9 @@ def build_head(config: RoBConfig, width: int, is_cnn: bool) -> nn.Module:
     prototypes by a plain product (the projection is not normalised).
     """
     hidden, k = config.head_hidden_size, config.num_prototypes
+    if config.student_head == "mlp" and config.ssl_method == "ibot":  # the paper's variant for patches too
+        layers = [nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, k)]
+        return nn.Sequential(*layers)
     if config.student_head == "mlp":
         norm = [nn.BatchNorm1d(hidden)] if is_cnn else []
         return nn.Sequential(nn.Linear(width, hidden), *norm, nn.Linear(hidden, k))
@@ -43,7 +46,7 @@ def build_head(config: RoBConfig, width: int, is_cnn: bool) -> nn.Module:
         norm = [nn.BatchNorm1d(hidden)] if config.ssl_method == "msn" else []
         layers += [nn.Linear(size, hidden), *norm, nn.GELU()]
     mlp = nn.Sequential(*layers, nn.Linear(hidden, 256))
-    return PrototypeHead(mlp, 256, k, gain=config.ssl_method == "dino")
+    return PrototypeHead(mlp, 256, k, gain=config.ssl_method in ("dino", "ibot"))
 
 
 def _swav_projector(width: int, hidden: int, out: int) -> nn.Sequential:

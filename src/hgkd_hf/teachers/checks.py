@@ -1,0 +1,56 @@
+"""What a vision transformer must be to teach, in one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedConfig
+
+
+def is_masked(teacher_input: str) -> bool:
+    """Whether the teacher sees visible cells only; refuses what is no `teacher_input`."""
+    if teacher_input not in ("full", "masked"):
+        raise ValueError(f"teacher_input is {teacher_input!r}, but it must be 'full' or 'masked'.")
+    return teacher_input == "masked"
+
+
+def not_a_vit(config: PreTrainedConfig, name: str) -> str:
+    """What is said of a model that is none."""
+    return (
+        f"teacher {name!r} is a {config.model_type} model, but `teacher` must be a vision transformer that turns an "
+        f"image into a grid of patch tokens, e.g. facebook/dinov2-small."
+    )
+
+
+def check_config(config: PreTrainedConfig, name: str) -> None:
+    """Refuse what the config already shows to be no ViT, or one whose last tokens are no patches (YOLOS)."""
+    vision = getattr(config, "vision_config", config)
+    attends = hasattr(vision, "num_attention_heads") or hasattr(vision, "num_heads")
+    if not (attends and hasattr(vision, "patch_size")) or hasattr(vision, "num_detection_tokens"):
+        raise ValueError(not_a_vit(config, name))
+
+
+def check_image_size(image_size: int | Sequence[int] | None, patch_size: int) -> tuple[int, int]:
+    """(height, width), multiples of the patch size."""
+    if image_size is None:
+        raise ValueError("the teacher's config names no image_size: pass image_size, in pixels.")
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    for size in (height, width):
+        if size % patch_size or size < patch_size:
+            below, above = size // patch_size * patch_size, (size // patch_size + 1) * patch_size
+            nearest = f"{below} or {above}" if below else f"{above}"
+            raise ValueError(
+                f"the teacher's image_size {size} is no multiple of its {patch_size}-pixel patches: "
+                f"set image_size to {nearest}."
+            )
+    return height, width
+
+
+def check_layers(layers: Sequence[int], depth: int, name: str) -> tuple[int, ...]:
+    """The layers as a tuple of -1 and 1..depth."""
+    layers = tuple(layers)
+    wrong = [layer for layer in layers if layer != -1 and layer not in range(1, depth + 1)]
+    if wrong or not layers:
+        allowed = f"-1 (final output) or 1 to {depth} (blocks)" if depth else "-1 (final output)"
+        raise ValueError(f"layers of teacher {name!r} must be {allowed}, not {wrong[0] if wrong else layers}.")
+    return layers
