@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from hgkd_hf.students.presets import student_encoder_config
 
 TRAINING = Path(__file__).parents[1] / "training"
 
-# Rows by name: the flags of distill.py in which they differ. `teacher` rows get the teacher too.
+# Rows by name: the flags of distill.py in which they differ, and what teacher they need.
 PRETRAINED: dict[str, dict[str, Any]] = {
     "spark": {"feature_weight": 0, "pixel_weight": 1, "decoder": "full"},
     "hgkd": {},
@@ -44,8 +44,19 @@ PRETRAINED: dict[str, dict[str, Any]] = {
     "hgkd-full-decoder": {"decoder": "full"},
     "hgkd-pixels": {"decoder": "full", "pixel_weight": 1},
     "hgkd-last-layer": {"teacher_layers": [-1]},
+    "rob": {
+        "method": "rob",
+        "crop_scale": [0.4, 1.0],
+        "local_crops": 0,
+        "num_prototypes": 512,
+        "prototype_samples": 2000,
+        "head_hidden_size": 512,
+    },
+    "fitnets": {"method": "kd", "objective": "hint", "label_weight": 0},
+    "logit-kd": {"method": "kd", "objective": "kd", "label_weight": 0},
 }
 WITHOUT_TEACHER = ("spark",)
+FROM_CLASSIFIER = ("logit-kd",)
 ROWS = ("random", "supervised", "supervised-long", *PRETRAINED)
 COLUMNS = {
     "knn_accuracy": "kNN",
@@ -72,7 +83,6 @@ class Preset:
     batch_size: int = 64
     learning_rate: float = 1e-3
     label_share: float = 0.1
-    pretrain: dict[str, Any] = field(default_factory=dict)
 
 
 PRESETS = {
@@ -111,6 +121,7 @@ class Benchmark:
     eval_split: str
     teacher: str | None
     teacher_layers: list[int]
+    classifier: str | None
     output_dir: Path
 
     def cell(self, row: str, seed: int) -> dict[str, float]:
@@ -174,7 +185,7 @@ class Benchmark:
                 max_steps=preset.finetune_steps + (preset.steps if row == "supervised-long" else 0),
                 per_device_train_batch_size=preset.batch_size,
                 learning_rate=preset.learning_rate,
-                label_smoothing_factor=0.1,
+                label_smoothing=0.1,
                 bf16=True,
                 seed=seed,
             )
@@ -186,23 +197,29 @@ class Benchmark:
         settings = {
             "student": preset.student,
             "image_size": preset.image_size,
-            "decoder_width": preset.decoder_width,
             "max_steps": preset.steps,
             "per_device_train_batch_size": preset.batch_size,
             "learning_rate": preset.learning_rate,
             "bf16": True,
             "seed": seed,
         }
-        if row not in WITHOUT_TEACHER:
+        where = {"dataset": self.dataset}
+        if "method" not in PRETRAINED[row]:
+            settings["decoder_width"] = preset.decoder_width
+        if row in FROM_CLASSIFIER:
+            if self.classifier is None:
+                raise ValueError(f"row {row!r} needs a teacher that classifies: name one with --classifier.")
+            where["teacher"] = self.classifier
+        elif row not in WITHOUT_TEACHER:
             if self.teacher is None:
                 raise ValueError(f"row {row!r} needs a teacher: name one with --teacher.")
+            where["teacher"] = self.teacher
             settings |= {"teacher_layers": self.teacher_layers, "teacher_dtype": "bfloat16"}
         settings |= PRETRAINED[row]
         summary = folder / "summary.json"
         if summary.is_file():
             check_same_settings(folder, settings)
         else:
-            where = {"dataset": self.dataset} | ({} if row in WITHOUT_TEACHER else {"teacher": self.teacher})
             run_script("distill.py", folder, **where, **settings)
         return json.loads(summary.read_text())
 
@@ -302,6 +319,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--eval_split", default="test")
     parser.add_argument("--teacher", help="Hub id or folder of a vision transformer")
     parser.add_argument("--teacher_layers", type=int, nargs="+", default=[-1])
+    parser.add_argument("--classifier", help="Hub id or folder of a teacher that classifies these classes")
     parser.add_argument("--rows", help=f"comma-separated, of {', '.join(ROWS)}")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/downstream"))
@@ -313,8 +331,8 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"--rows: there is no row {unknown[0]!r}: choose from {', '.join(ROWS)}.")
 
-    settings = (preset, args.dataset, args.eval_split, args.teacher, args.teacher_layers, args.output_dir)
-    benchmark = Benchmark(*settings)
+    teachers = (args.teacher, args.teacher_layers, args.classifier)
+    benchmark = Benchmark(preset, args.dataset, args.eval_split, *teachers, args.output_dir)
     seeds = args.seeds or preset.seeds
     cells, failures = run(benchmark, rows, seeds)
     table = summarise(cells)

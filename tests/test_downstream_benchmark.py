@@ -53,7 +53,7 @@ def test_a_linked_run_of_another_budget_is_refused(downstream, tmp_path):
     (run / "summary.json").write_text("{}")
     (run / "recipe.yaml").write_text(yaml.safe_dump({"max_steps": 100, "student": "resnet-18"}))
     assert downstream.main(["--preset=full", "--dataset=x", "--rows=spark", f"--output_dir={tmp_path}"]) == 1
-    benchmark = downstream.Benchmark(downstream.PRESETS["full"], "x", "test", None, [-1], tmp_path)
+    benchmark = downstream.Benchmark(downstream.PRESETS["full"], "x", "test", None, [-1], None, tmp_path)
     with pytest.raises(ValueError, match="made with max_steps 100, but this benchmark wants 200"):
         benchmark.pretrained("spark", 0)
 

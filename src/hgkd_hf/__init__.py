@@ -3,7 +3,16 @@
 Importing it registers every config and model with transformers' Auto classes.
 """
 
-from transformers import AutoBackbone, AutoConfig, AutoModel, AutoModelForImageClassification, AutoModelForPreTraining
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+    AutoModelForSemanticSegmentation,
+    SegformerImageProcessorPil,
+)
 
 from .distillers.hgkd import HGKDConfig, HGKDForPreTraining
 from .distillers.kd import KDConfig, KDForImageClassification
@@ -16,6 +25,7 @@ from .students.sparse_unet import (
     SparseUNetBackbone,
     SparseUNetConfig,
     SparseUNetForImageClassification,
+    SparseUNetForSemanticSegmentation,
     SparseUNetModel,
 )
 from .teachers import ClassifierTeacher, PatchTeacher
@@ -25,6 +35,8 @@ AutoConfig.register("sparse_unet", SparseUNetConfig)
 AutoModel.register(SparseUNetConfig, SparseUNetModel)
 AutoBackbone.register(SparseUNetConfig, SparseUNetBackbone)
 AutoModelForImageClassification.register(SparseUNetConfig, SparseUNetForImageClassification)
+AutoModelForSemanticSegmentation.register(SparseUNetConfig, SparseUNetForSemanticSegmentation)
+AutoImageProcessor.register(SparseUNetConfig, image_processor_classes={"pil": SegformerImageProcessorPil})
 AutoConfig.register("hgkd", HGKDConfig)
 AutoModelForPreTraining.register(HGKDConfig, HGKDForPreTraining)
 AutoConfig.register("rob", RoBConfig)
@@ -52,6 +64,7 @@ __all__ = [
     "SparseUNetBackbone",
     "SparseUNetConfig",
     "SparseUNetForImageClassification",
+    "SparseUNetForSemanticSegmentation",
     "SparseUNetModel",
     "VisibleCells",
     "__version__",

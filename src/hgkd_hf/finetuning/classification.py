@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -11,107 +12,104 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..data import DistillationDataset, EvaluationDataset, ImageSource, ImageTransform, collate
+from ..data import DistillationDataset, EvaluationDataset, ImageSource, ImageTransform, Mixing, collate, load_images
 from ..hub import student_image_processor
 from ..students.classifier_layers import build_classifier
-from .models import check_loaded, has_weights, label_maps, model_config, set_drop_path
+from .task import Task
 
 
-@dataclass(frozen=True)
-class ImageClassification:
-    """One label an image.
+@dataclass
+class ImageClassification(Task):
+    """One label an image."""
 
-    Attributes:
-        class_names: of the classes, by integer.
-        image_size: of the crops in pixels.
-        crop_scale, flip_probability, color_jitter: of `ImageTransform`, in training.
-        crop_fraction: share of the resized image that an evaluation crop keeps.
-        label_smoothing: of the cross-entropy.
-        drop_path_rate: of models with stochastic depth.
-        image_mean, image_std: normalisation of the channels.
-    """
-
-    name: ClassVar[str] = "image-classification"
     main_metric: ClassVar[str] = "top1_accuracy"
 
-    class_names: tuple[str, ...]
-    image_size: int = 224
-    crop_scale: tuple[float, float] = (0.25, 1.0)
-    flip_probability: float = 0.5
-    color_jitter: float = 0.0
-    crop_fraction: float = 1.0
-    label_smoothing: float = 0.0
-    drop_path_rate: float = 0.0
-    image_mean: tuple[float, ...] = tuple(IMAGENET_DEFAULT_MEAN)
-    image_std: tuple[float, ...] = tuple(IMAGENET_DEFAULT_STD)
+    image_size: int = field(default=224, metadata={"help": "Pixels of the side of the crops."})
+    crop_scale: list[float] = field(
+        default_factory=lambda: [0.25, 1.0], metadata={"help": "Share of the area cropped in training."}
+    )
+    crop_fraction: float = field(
+        default=1.0, metadata={"help": "Share of the resized image that an evaluation crop keeps."}
+    )
+    color_jitter: float = field(default=0.0, metadata={"help": "Change of brightness, contrast and saturation."})
+    mixup: float = field(default=0.0, metadata={"help": "Alpha of mixup; 0 = none."})
+    cutmix: float = field(default=0.0, metadata={"help": "Alpha of cutmix; 0 = none."})
+    label_smoothing: float = field(default=0.0, metadata={"help": "Share of a label spread over all classes."})
 
-    def build_model(self, model: str, revision: str | None = None) -> PreTrainedModel:
-        """`AutoModelForImageClassification` with a fresh head, from a checkpoint or, random, from a config.
-
-        Raises:
-            ValueError: the checkpoint lacks weights of the encoder, or the model has no such head.
-        """
-        config = model_config(model, revision)
-        for key, value in label_maps(self.class_names).items():
+    def build_model(self) -> PreTrainedModel:
+        """`AutoModelForImageClassification`."""
+        config = self.model_config()
+        for key, value in self.label_maps.items():
             setattr(config, key, value)
-        set_drop_path(config, self.drop_path_rate)
-        if has_weights(model):
-            built, loading = AutoModelForImageClassification.from_pretrained(
-                model,
+        if not self.has_weights:
+            model = build_classifier(config)
+        else:
+            model, loading = AutoModelForImageClassification.from_pretrained(
+                self.model,
                 config=config,
-                revision=revision,
-                ignore_mismatched_sizes=True,  # another head's classes
+                revision=self.model_revision,
+                ignore_mismatched_sizes=True,  # a head for other classes
                 use_safetensors=True,
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-            check_loaded(model, loading["missing_keys"], f"{built.base_model_prefix}.")
-        else:
-            built = build_classifier(config)
-        built.loss_function = self.loss
-        return built
-
-    def loss(self, labels: Tensor, logits: Tensor | None = None, config=None, **kwargs) -> Tensor:
-        """Cross-entropy of logits (B, classes) with labels (B,) or, mixed, (B, classes); a model's `loss_function`."""
-        logits = kwargs["pooled_logits"] if logits is None else logits
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+            holes = [key for key in loading["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
+            if holes:
+                raise ValueError(f"checkpoint {self.model!r} lacks {sorted(holes)[0]} of the encoder (--model).")
+        model.loss_function = soft_cross_entropy
+        return model
 
     def encoder(self, model: PreTrainedModel) -> nn.Module:
-        """The pre-trained part of the model."""
+        """All but the head."""
         return model.base_model
 
     def image_processor(self) -> BaseImageProcessor:
-        """What prepares images as the evaluation does."""
-        return student_image_processor(self.image_size, self.image_mean, self.image_std, self.crop_fraction)
+        """Short side, centre crop, normalisation."""
+        return student_image_processor(self.image_size, *self.normalisation, self.crop_fraction)
 
-    def dataset(self, source: ImageSource, *, train: bool, seed: int) -> Dataset:
-        """Samples with `pixel_values` and `labels`.
+    def open_split(self, split: str, max_samples: int | None) -> ImageSource:
+        """At most `max_samples` rows of a split of the dataset."""
+        return load_images(
+            self.dataset,
+            split=split,
+            config_name=self.dataset_config,
+            revision=self.dataset_revision,
+            image_column=self.image_column,
+            label_column=self.target_column,
+            max_samples=max_samples,
+        )
+
+    def samples(self, source: ImageSource, train: bool, seed: int, skipped_log: Path | None) -> Dataset:
+        """Samples with `pixel_values` (3, H, W) and `labels`, in training as (classes,) probabilities.
 
         Raises:
             ValueError: the source has no labels, or one outside the classes.
         """
         if source.label_column is not None:
             labels = source.dataset.unique(source.label_column)
-            if min(labels) < 0 or max(labels) >= len(self.class_names):
+            if min(labels) < 0 or max(labels) >= len(self.names):
                 raise ValueError(
                     f"split {source.split!r} of {source.name!r} holds labels from {min(labels)} to {max(labels)}, but "
-                    f"there are {len(self.class_names)} classes: leave unlabelled rows out or name more --class_names."
+                    f"there are {len(self.names)} classes: leave unlabelled rows out or name more --class_names."
                 )
+        mean, std = self.normalisation
         transform = ImageTransform(
             self.image_size,
             train=train,
-            crop_scale=self.crop_scale,
+            crop_scale=tuple(self.crop_scale),
             flip_probability=self.flip_probability,
             color_jitter=self.color_jitter,
             crop_fraction=self.crop_fraction,
-            image_mean=self.image_mean,
-            image_std=self.image_std,
+            image_mean=tuple(mean),
+            image_std=tuple(std),
         )
         if not train:
             return EvaluationDataset(source, transform)
-        return DistillationDataset(source, transform, seed=seed, cell_grid=None, mask_ratio=0.0, return_labels=True)
+        mixing = Mixing(len(self.names), self.mixup, self.cutmix, self.label_smoothing)
+        return DistillationDataset(
+            source, transform, seed=seed, return_labels=True, mixing=mixing, skipped_log=skipped_log
+        )
 
     def collate(self, samples: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Samples to a batch."""
@@ -124,8 +122,17 @@ class ImageClassification:
 
     def score(self, pairs: list[tuple[Tensor, int]]) -> dict[str, float]:
         """Top-1 accuracy and, with more than five classes, top-5."""
-        from ..evaluation.metrics import TopKAccuracy  # brings `evaluate` in, which training alone does not need
+        from ..evaluation.metrics import TopKAccuracy  # brings in `evaluate`, which training alone does not need
 
         scores, labels = zip(*pairs)
-        ks = (1, 5) if len(self.class_names) > 5 else (1,)
-        return TopKAccuracy(k=ks, keep_in_memory=True).compute(predictions=torch.stack(scores), references=labels)
+        metric = TopKAccuracy(k=(1, 5) if len(self.names) > 5 else (1,), keep_in_memory=True)
+        return metric.compute(predictions=torch.stack(scores), references=labels)
+
+
+def soft_cross_entropy(labels: Tensor, logits: Tensor | None = None, config=None, **kwargs) -> Tensor:
+    """Cross-entropy of logits (B, classes) with labels (B,) or probabilities (B, classes): a model's `loss_function`.
+
+    Models of transformers call theirs with `logits` or `pooled_logits`.
+    """
+    logits = kwargs["pooled_logits"] if logits is None else logits
+    return F.cross_entropy(logits.float(), labels)

@@ -4,6 +4,7 @@ from .configuration_sparse_unet import SparseUNetConfig
 from .modeling_sparse_unet import (
     SparseUNetBackbone,
     SparseUNetForImageClassification,
+    SparseUNetForSemanticSegmentation,
     SparseUNetModel,
     SparseUNetModelOutput,
     SparseUNetPreTrainedModel,
@@ -13,6 +14,7 @@ __all__ = [
     "SparseUNetBackbone",
     "SparseUNetConfig",
     "SparseUNetForImageClassification",
+    "SparseUNetForSemanticSegmentation",
     "SparseUNetModel",
     "SparseUNetModelOutput",
     "SparseUNetPreTrainedModel",

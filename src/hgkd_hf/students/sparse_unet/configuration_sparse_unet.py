@@ -22,6 +22,7 @@ class SparseUNetConfig(BackboneConfigMixin, PreTrainedConfig):
             two: 16 stops at a patch-16 teacher's grid, 1 goes up to the image (SparK). Default: half the total stride.
         sparse_backend: `"cells"` or `"masked"`, what masked forwards compute with; no effect on any result.
         initializer_range: standard deviation of the mask tokens' and projections' truncated normal (SparK: 0.02).
+        semantic_loss_ignore_index: label of pixels that `SparseUNetForSemanticSegmentation` does not learn from.
         out_features, out_indices: stages that `SparseUNetBackbone` returns, as in every transformers backbone.
 
     Raises:
@@ -38,6 +39,7 @@ class SparseUNetConfig(BackboneConfigMixin, PreTrainedConfig):
     decoder_stride: int | None = None
     sparse_backend: str = "cells"
     initializer_range: float = 0.02
+    semantic_loss_ignore_index: int = 255
     num_channels: int = 3
 
     def __post_init__(self, **kwargs):

@@ -12,10 +12,15 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForImageClassification, PreTrainedModel
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin
-from transformers.modeling_outputs import BackboneOutput, ImageClassifierOutputWithNoAttention
+from transformers.modeling_outputs import (
+    BackboneOutput,
+    ImageClassifierOutputWithNoAttention,
+    SemanticSegmenterOutput,
+)
 from transformers.utils import ModelOutput
 
 from ...masking import VisibleCells, cell_grid
@@ -130,7 +135,7 @@ class SparseUNetPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, SparseUNetDensify):
+        if isinstance(module, SparseUNetDensify) and module.mask_token is not None:
             init.trunc_normal_(module.mask_token, std=self.config.initializer_range)
         elif isinstance(module, nn.ConvTranspose2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -284,3 +289,64 @@ class SparseUNetForImageClassification(SparseUNetPreTrainedModel):
             raise ValueError(f"{type(native).__name__} has no single linear classifier to take this one's weights.")
         heads[0].load_state_dict(self.classifier.state_dict())
         return native.eval()
+
+
+class SparseUNetForSemanticSegmentation(SparseUNetPreTrainedModel):
+    """The encoder with its UNet decoder, pre-trained or fresh, and a linear classifier of every position."""
+
+    def __init__(self, config: SparseUNetConfig):
+        super().__init__(config)
+        self.sparse_unet = SparseUNetModel(config)
+        for densify in self.sparse_unet.decoder.densify:
+            densify.mask_token = None  # whole images hide nothing; parameters without gradient would stop DDP
+        self.classifier = nn.Conv2d(config.decoder_widths[config.decoder_stride], config.num_labels, 1)
+        self.post_init()
+
+    @classmethod
+    def from_student(
+        cls, name_or_path: str, *, revision: str | None = None, decoder_stride: int = 4, **config_kwargs
+    ) -> SparseUNetForSemanticSegmentation:
+        """A segmenter from a pre-trained student (`SparseUNetModel`), with the decoder kept.
+
+        Args:
+            name_or_path, revision: the student's folder (`run/student/sparse_unet`) or Hub id.
+            decoder_stride: pixels per position of the classifier's input. Blocks that the student's decoder lacks on
+                the way there are fresh, those that it has beyond are left out.
+            config_kwargs: further fields of the config, such as `id2label` and `label2id`.
+        """
+        student = SparseUNetModel.from_pretrained(
+            name_or_path, revision=revision, use_safetensors=True, dtype=torch.float32
+        )
+        settings = student.config.to_dict() | {"decoder_stride": decoder_stride, "architectures": None}
+        model = cls(SparseUNetConfig(**(settings | config_kwargs)))
+        model.sparse_unet.encoder.load_state_dict(student.encoder.state_dict())
+        own, other = model.sparse_unet.decoder, student.decoder
+        for block, pretrained in zip(own.blocks, other.blocks):  # deepest first in both
+            block.load_state_dict(pretrained.state_dict())
+        densify = dict(zip((scale.stride for scale in other.scales), other.densify))
+        for scale, layer in zip(own.scales, own.densify):
+            if scale.stride in densify:
+                state = densify[scale.stride].state_dict()
+                layer.load_state_dict({name: value for name, value in state.items() if name != "mask_token"})
+        return model
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs) -> SemanticSegmenterOutput:
+        """Classify every pixel.
+
+        Args:
+            pixel_values: (B, 3, H, W) of any size; padded with zeros inside to a multiple of the cells.
+            labels: (B, H, W) classes, `config.semantic_loss_ignore_index` where none; for a loss.
+
+        Returns:
+            `logits` (B, num_labels, H, W).
+        """
+        height, width = pixel_values.shape[-2:]
+        padding = (-width % self.config.cell_size, -height % self.config.cell_size)
+        padded = F.pad(pixel_values, (0, padding[0], 0, padding[1]))
+        logits = self.classifier(self.sparse_unet(padded).last_hidden_state)
+        logits = F.interpolate(logits, padded.shape[-2:], mode="bilinear", align_corners=False)
+        logits = logits[..., :height, :width]
+        loss = None
+        if labels is not None:
+            loss = F.cross_entropy(logits.float(), labels, ignore_index=self.config.semantic_loss_ignore_index)
+        return SemanticSegmenterOutput(loss=loss, logits=logits)

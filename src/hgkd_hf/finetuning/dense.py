@@ -1,0 +1,154 @@
+"""What segmentation and detection share: settings, samples on a canvas, stock backbones from a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import datasets
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoModel, PreTrainedConfig
+
+from ..data import DistillationDataset, ImageSource, decode_image, sample_generator
+from ..students.features import feature_scales
+from ..students.sparse_unet import SparseUNetConfig
+from .geometry import Placement
+from .task import Task
+
+STRIDE = 32  # of the coarsest map of the usual encoders: the heads add maps up that must fit each other
+
+
+@dataclass
+class DenseTask(Task):
+    """A task whose targets lie in the image's plane."""
+
+    default_target_column: ClassVar[str]
+
+    image_size: list[int] = field(
+        default_factory=lambda: [512],
+        metadata={"help": "Pixels of the canvas: one side, or height and width, multiples of 32."},
+    )
+    scale_range: list[float] = field(
+        default_factory=lambda: [0.5, 2.0],
+        metadata={"help": "Multiples of the canvas at which training images are laid on it."},
+    )
+    head_width: int = field(default=256, metadata={"help": "Channels of the head."})
+
+    def __post_init__(self):
+        if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1]:
+            raise ValueError(f"scale_range is {self.scale_range}, but it must be a rising pair above 0.")
+        sides = self.image_size
+        if len(sides) not in (1, 2) or any(side < STRIDE or side % STRIDE for side in sides):
+            raise ValueError(
+                f"image_size is {sides}, but it must be one side, or height and width, each a multiple of {STRIDE}."
+            )
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the canvas."""
+        return self.image_size[0], self.image_size[-1]
+
+    @abstractmethod
+    def train_sample(self, image: Image.Image, target: Any, place: Placement, name: str) -> dict[str, Any]:
+        """`labels` of an image that was placed on the canvas; `name` is what an error calls the row."""
+
+    @abstractmethod
+    def eval_sample(self, image: Image.Image, target: Any, name: str) -> dict[str, Any]:
+        """`labels` in the image's own pixels."""
+
+    def samples(self, source: ImageSource, train: bool, seed: int, skipped_log: Path | None) -> Dataset:
+        """Samples with `pixel_values` (3, H, W) and `labels`."""
+        return DenseDataset(self, source, train, seed, skipped_log)
+
+    def pixels(self, image: Image.Image, place: Placement) -> Tensor:
+        """(3, H, W) float32, normalised; 0 where the image is not."""
+        mean, std = (torch.tensor(values) for values in self.normalisation)
+        pixels = place.image(image, Image.Resampling.BILINEAR, mean)
+        return (pixels - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+
+    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Samples to a batch: numbers and equal tensors are stacked, everything else is listed."""
+        batch = {}
+        for key, first in samples[0].items():
+            values = [sample[key] for sample in samples]
+            if isinstance(first, int):
+                values = torch.tensor(values)
+            elif isinstance(first, Tensor) and all(value.shape == first.shape for value in values):
+                values = torch.stack(values)
+            batch[key] = values
+        return batch
+
+
+class DenseDataset(DistillationDataset):
+    """An image and its target in one further column; bad images are skipped as in the parent class.
+
+    Raises:
+        ValueError: there is no such column.
+    """
+
+    def __init__(self, task: DenseTask, source: ImageSource, train: bool, seed: int, skipped_log: Path | None):
+        super().__init__(source, None, seed=seed, skipped_log=skipped_log)
+        features, column = source.dataset.features, task.target_column or task.default_target_column
+        if column not in features:
+            raise ValueError(
+                f"{source.name!r} has no column {column!r}: choose --target_column from {', '.join(features)}."
+            )
+        self.task, self.train, self.column = task, train, column
+        self.rows = source.dataset.select_columns([source.image_column, column])
+        if isinstance(features[column], datasets.Image):
+            self.rows = self.rows.cast_column(column, datasets.Image(decode=False))
+
+    def _decode(self, row: dict, index: int) -> Image.Image:
+        return decode_image(row[self.source.image_column], name=f"row {index}")  # whole: targets are in its pixels
+
+    def _sample(self, image: Image.Image, row: dict, index: int, key: int, epoch: int, purpose: str = "view") -> dict:
+        task, name = self.task, f"row {index}"
+        if self.train:
+            generator = sample_generator(self.seed, epoch, key, purpose)
+            place = Placement.random(image, task.size, tuple(task.scale_range), task.flip_probability, generator)
+            sample = task.train_sample(image, row[self.column], place, name)
+        else:
+            place = Placement.whole(image, task.size)
+            sample = task.eval_sample(image, row[self.column], name)
+        return {"pixel_values": task.pixels(image, place), **sample, "sample_index": index}
+
+
+def backbone_config(config: PreTrainedConfig, min_stride: int = 1) -> PreTrainedConfig:
+    """The config of a backbone with all maps from `min_stride` on.
+
+    It is the student's own stock config where transformers has a backbone class for it, else a `SparseUNetConfig`
+    around it, whose backbone takes any CNN (and needs this package to be loaded).
+    """
+    encoder_config = config.encoder_config if config.model_type == "sparse_unet" else config
+    scales = [scale for scale in feature_scales(encoder_config) if scale.stride >= min_stride]
+    fields = json.loads(encoder_config.to_json_string(use_diff=False))  # lists: some backbones fail on tuples
+    if type(encoder_config) in MODEL_FOR_BACKBONE_MAPPING:
+        backbone = type(encoder_config).from_dict(fields)
+        wanted = [backbone.stage_names[scale.index] for scale in scales]
+    else:
+        backbone = SparseUNetConfig(encoder_config=fields)
+        wanted = backbone.stage_names[-len(scales) :]
+    backbone.set_output_features_output_indices(wanted, None)
+    return backbone
+
+
+def load_backbone_weights(backbone: nn.Module, model: str, revision: str | None) -> None:
+    """Fill a stock backbone from the checkpoint of the plain model.
+
+    Raises:
+        ValueError: some weight of the backbone is not in the checkpoint; its own further norms excepted.
+    """
+    encoder = AutoModel.from_pretrained(model, revision=revision, use_safetensors=True, dtype=torch.float32)
+    target = backbone.sparse_unet.encoder if hasattr(backbone, "sparse_unet") else backbone
+    state = (encoder.encoder if encoder.config.model_type == "sparse_unet" else encoder).state_dict()
+    missing = target.load_state_dict(state, strict=False).missing_keys
+    shapes = dict(target.named_parameters())
+    holes = [name for name in missing if name in shapes and shapes[name].dim() > 1]
+    if holes:
+        raise ValueError(f"checkpoint {model!r} lacks {', '.join(holes[:3])} of the backbone: it is no such model.")

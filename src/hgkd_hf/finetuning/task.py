@@ -1,0 +1,167 @@
+"""The settings that all tasks share, and what each task adds to them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import nn
+from torch.utils.data import Dataset
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from ..data import ImageSource, load_images
+from ..students.presets import PRESETS, student_encoder_config
+from ..teachers.checkpoint import image_statistics
+
+
+@dataclass
+class Task(ABC):
+    """What is fine-tuned for what, on which images."""
+
+    main_metric: ClassVar[str]
+
+    dataset: str = field(metadata={"help": "Hub id or path: a folder of images, of parquet files, a saved dataset."})
+    model: str = field(
+        metadata={
+            "help": "Folder or Hub id of the pre-trained model (a run's student/, or student/sparse_unet to keep the "
+            f"decoder in segmentation); random weights: a config as JSON, or one of {', '.join(PRESETS)}."
+        }
+    )
+    task: str = field(
+        default="image-classification",
+        metadata={"help": "image-classification | semantic-segmentation | object-detection."},
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model."})
+    split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on; none: no evaluation."})
+    max_samples: int | None = field(
+        default=None, metadata={"help": "Train on at most so many images, drawn once for all seeds."}
+    )
+    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on at most so many images."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
+    image_column: str | None = field(default=None, metadata={"help": "Needed where several columns hold images."})
+    target_column: str | None = field(default=None, metadata={"help": "Column of the labels, masks or objects."})
+    class_names: list[str] | None = field(
+        default=None, metadata={"help": "Names of the classes by integer, where the dataset does not name them."}
+    )
+    flip_probability: float = field(default=0.5, metadata={"help": "Of a horizontal flip in training."})
+    drop_path_rate: float = field(default=0.0, metadata={"help": "Stochastic depth, of models that have it."})
+    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in --output_dir."})
+
+    @abstractmethod
+    def build_model(self) -> PreTrainedModel:
+        """The stock model of the task around `model`, with a fresh head.
+
+        Raises:
+            ValueError: `model` does not fit the task, or its checkpoint lacks weights of the encoder.
+        """
+
+    @abstractmethod
+    def encoder(self, model: PreTrainedModel) -> nn.Module:
+        """The pre-trained part of what `build_model` gave."""
+
+    @abstractmethod
+    def image_processor(self) -> BaseImageProcessor:
+        """What prepares images as the evaluation does; for the task's pipeline."""
+
+    @abstractmethod
+    def samples(self, source: ImageSource, train: bool, seed: int, skipped_log: Path | None) -> Dataset:
+        """The samples of a split, random ones or those of the evaluation."""
+
+    @abstractmethod
+    def collate(self, samples: list[dict[str, Any]]) -> dict[str, Any]:
+        """Samples to a batch."""
+
+    @abstractmethod
+    def predict(self, model: PreTrainedModel, batch: dict[str, Any]) -> list[tuple]:
+        """(prediction, reference) of each image of an evaluation batch."""
+
+    @abstractmethod
+    def score(self, pairs: list[tuple]) -> dict[str, float]:
+        """The task's metrics of what `predict` gave for all images."""
+
+    def class_names_of(self, source: ImageSource) -> Sequence[str] | None:
+        """The names that the dataset itself gives to its classes."""
+        return source.class_names
+
+    def open_split(self, split: str, max_samples: int | None) -> ImageSource:
+        """At most `max_samples` rows of a split of the dataset."""
+        return load_images(
+            self.dataset,
+            split=split,
+            config_name=self.dataset_config,
+            revision=self.dataset_revision,
+            image_column=self.image_column,
+            max_samples=max_samples,
+        )
+
+    def training_data(self, seed: int, skipped_log: Path | None = None) -> Dataset:
+        """Random samples of the training split, keyed by (seed, epoch, index)."""
+        return self.samples(self.source, True, seed, skipped_log)
+
+    def evaluation_data(self) -> Dataset | None:
+        """Samples of `eval_split`, None without."""
+        if self.eval_split is None:
+            return None
+        return self.samples(self.open_split(self.eval_split, self.max_eval_samples), False, 0, None)
+
+    @cached_property
+    def source(self) -> ImageSource:
+        """The training split."""
+        return self.open_split(self.split, self.max_samples)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The classes' names.
+
+        Raises:
+            ValueError: nobody names them.
+        """
+        names = self.class_names or self.class_names_of(self.source)
+        if names is None:
+            raise ValueError(f"{self.source.name!r} does not name its classes: name them with --class_names.")
+        return tuple(names)
+
+    @property
+    def label_maps(self) -> dict[str, dict]:
+        """`id2label` and `label2id` of a config."""
+        id2label = dict(enumerate(self.names))
+        return {"id2label": id2label, "label2id": {name: label for label, name in id2label.items()}}
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether `model` names a folder or a Hub id, rather than a preset or a config as JSON (random weights)."""
+        return self.model not in PRESETS and not self.model.lstrip().startswith("{")
+
+    @cached_property
+    def normalisation(self) -> tuple[list[float], list[float]]:
+        """Mean and std of the channels that the checkpoint wants; ImageNet's where there is none."""
+        mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+        if self.has_weights:
+            mean, std = image_statistics(self.model, {"revision": self.model_revision})
+        return list(mean), list(std)
+
+    def model_config(self) -> PreTrainedConfig:
+        """The config of `model`, with the rate of stochastic depth.
+
+        Raises:
+            ValueError: the model has no stochastic depth, or the rate is no probability.
+        """
+        config = student_encoder_config(self.model, self.model_revision)
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate is {self.drop_path_rate}, but it must be at least 0 and below 1.")
+        encoder_config = config.encoder_config if config.model_type == "sparse_unet" else config
+        if hasattr(encoder_config, "drop_path_rate"):
+            encoder_config.drop_path_rate = self.drop_path_rate
+        elif self.drop_path_rate:
+            raise ValueError(
+                f"{encoder_config.model_type} models have no stochastic depth: leave --drop_path_rate out."
+            )
+        return config
