@@ -56,7 +56,7 @@ Refused, with what `sparsify` or `check_exact` says:
 ConvNeXtV2 take that mean in their own forward, so under a mask only their feature maps may be used.
 
 timm's CNNs come through transformers' `TimmWrapperModel` (`pip install "hgkd_hf[timm]"`; timm needs torchvision): by
-Hub id, e.g. `timm/resnet18.a1_in1k`, or by architecture, `{{"model_type": "timm_wrapper", "architecture": "resnet18"}}`.
+Hub id, e.g. `timm/resnet18.a1_in1k`, or as a config, `{{"model_type": "timm_wrapper", "architecture": "resnet18"}}`.
 `tests/sparse/test_timm.py` holds outputs, gradients and running statistics of these to the reference, on both
 backends: resnet10t, resnet18d, resnext26ts, seresnet18, regnetx_002, regnety_002, convnext_atto, convnextv2_atto,
 mobilenetv2_050, mobilenetv3_small_050, efficientnet_lite0, efficientnet_b0. Refused are those that pad by the size of
