@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -50,13 +49,9 @@ class StopOnSignal(TrainerCallback):
         self.received = self.stopping = False
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Listen from now on; loaders' workers too, since a signal to the whole job must not kill them first."""
-        owner = os.getpid()
+        """Listen from now on."""
 
         def receive(number, frame):
-            if self.received and os.getpid() != owner:  # a worker is asked a second time: by its loader's shutdown
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
             self.received = True
 
         self.previous = signal.signal(signal.SIGTERM, receive)
@@ -67,24 +62,30 @@ class StopOnSignal(TrainerCallback):
         if args.world_size > 1:
             dist.all_reduce(received)
         if received:
-            self.stopping = control.should_save = True
+            self.stopping = control.should_save = control.should_training_stop = True
 
-    def on_save(self, args, state, control, **kwargs):
-        """Exit once the checkpoint is whole.
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """An epoch that is cut short is none to evaluate or save once more."""
+        if self.stopping:
+            control.should_evaluate = control.should_save = False
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Listen no more; if a signal came, leave. By now the loop is done and its loader's workers have ended.
 
         Raises:
             SystemExit: with `REQUEUE_EXIT_CODE`.
         """
+        signal.signal(signal.SIGTERM, self.previous)
         if self.stopping:
             if state.is_world_process_zero:
-                logger.warning(
-                    "SIGTERM: saved checkpoint-%d; the same command with --resume goes on.", state.global_step
-                )
+                step = state.global_step
+                logger.warning("SIGTERM: saved checkpoint-%d; the same command with --resume goes on.", step)
             raise SystemExit(REQUEUE_EXIT_CODE)
 
-    def on_train_end(self, args, state, control, **kwargs):
-        """Listen no more."""
-        signal.signal(signal.SIGTERM, self.previous)
+
+def outlive_signal(worker_id: int) -> None:
+    """For a loader's workers: the first SIGTERM is to the whole job, whose main process still needs batches."""
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 class NonFiniteGuard:

@@ -20,6 +20,7 @@ from transformers.trainer_utils import TrainOutput
 
 from .checkpoints import (
     PARTIAL,
+    checkpoint_step,
     complete_checkpoint,
     full_disk_in_words,
     newest_checkpoint,
@@ -36,7 +37,12 @@ class ResumableTrainer(Trainer):
     """A trainer that writes `checkpoint-<step>` as `checkpoints.py` says, and goes on from one as if never stopped.
 
     Generator states are not saved: callers seed each step (`guards.SeedEachStep`) and key samples by their index.
+
+    Attributes:
+        resumed_step: the step that the running `train` began with.
     """
+
+    resumed_step = 0
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
         """`Trainer.train`; with True, the newest whole checkpoint is taken and damaged ones are named.
@@ -50,6 +56,7 @@ class ResumableTrainer(Trainer):
             if resume_from_checkpoint is None:
                 raise ValueError(f"there is no whole checkpoint in {self.args.output_dir} (output_dir) to go on from.")
         self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self.resumed_step = checkpoint_step(self._resumed_from) if self._resumed_from else 0
         return super().train(resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
 
     def _save_checkpoint(self, model, trial=None) -> None:

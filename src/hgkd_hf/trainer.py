@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import skip_first_batches
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
 
-from .data import collate
+from .data import EndlessStream, StreamingDistillationDataset, collate
 from .evaluation import Features, extract_features, feature_rank, feature_std, knn_accuracy
 from .guards import (
     CollapseWarning,
@@ -27,6 +28,7 @@ from .guards import (
     SkippedImagesLimit,
     StopOnSignal,
     finite_sum,
+    outlive_signal,
 )
 from .hub.publishing import PublishingTrainer
 from .resumable import ResumableTrainer
@@ -117,7 +119,7 @@ class DistillationTrainer(PublishingTrainer, ResumableTrainer):
         image_processor: saved with every checkpoint.
 
     Raises:
-        ValueError: the dataset has fewer samples than one step takes.
+        ValueError: the dataset has fewer samples than one step takes, or streams and there is no `max_steps`.
     """
 
     def __init__(
@@ -135,6 +137,12 @@ class DistillationTrainer(PublishingTrainer, ResumableTrainer):
                 f"({args.train_batch_size} a batch, {args.gradient_accumulation_steps} accumulated, "
                 f"{args.world_size} process(es)): lower --per_device_train_batch_size."
             )
+        if isinstance(train_dataset, StreamingDistillationDataset):
+            if args.max_steps <= 0:
+                raise ValueError("a stream has no length: say how long to train with --max_steps.")
+            # A worker without a file of its own would break the turns; the stream itself knows where to go on.
+            args.dataloader_num_workers = min(args.dataloader_num_workers, train_dataset.rows.num_shards)
+            args.ignore_data_skip = True
         if args.sync_batch_norm and args.world_size > 1:
             synchronise_batch_norm(model)
         if knn_datasets is not None and args.metric_for_best_model is None:
@@ -165,6 +173,21 @@ class DistillationTrainer(PublishingTrainer, ResumableTrainer):
         self._step_losses: list[Tensor] = []  # of the running step's batches, as are their samples
         self._step_samples: list[Tensor] = []
         self._last_log = (0, time.perf_counter())
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As `Trainer`'s; of a stream one that never ends, and in a resumed run goes on where it was."""
+        stream, args = self.train_dataset, self.args
+        if not isinstance(stream, StreamingDistillationDataset):
+            loader = super().get_train_dataloader()
+            loader.worker_init_fn = outlive_signal  # not `Trainer`'s seeds: samples have their own
+            return loader
+        # Accelerate reads a stream in the first process and gives every process its batch.
+        group = math.lcm(max(args.dataloader_num_workers, 1), args.world_size)
+        before = self.resumed_step * args.gradient_accumulation_steps * args.world_size
+        endless = EndlessStream(stream, self._train_batch_size, before // group * group)
+        loader = self._get_dataloader(endless, "Training", self._train_batch_size, is_training=True)
+        loader.worker_init_fn = outlive_signal
+        return skip_first_batches(loader, before % group // args.world_size)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The model's loss; its other scalars are remembered for the log."""
@@ -259,6 +282,7 @@ class DistillationTrainer(PublishingTrainer, ResumableTrainer):
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
             collate_fn=collate,
+            worker_init_fn=outlive_signal,
         )
         with self.compute_loss_context_manager():
             part = extract_features(getattr(model, function), loader, self.args.device, module=model)
@@ -273,7 +297,10 @@ class DistillationTrainer(PublishingTrainer, ResumableTrainer):
 
 
 class DatasetEpoch(TrainerCallback):
-    """Tells the training data which epoch begins (Accelerate does not, once it has split the batches)."""
+    """Tells the training data which epoch begins (Accelerate does not, once it has split the batches).
+
+    A stream counts its passes itself; there, the log's `epoch` is the share of the steps that are done.
+    """
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -282,6 +309,11 @@ class DatasetEpoch(TrainerCallback):
         """Set the epoch that crops, flips and masks are drawn for."""
         if hasattr(self.dataset, "set_epoch"):
             self.dataset.set_epoch(int(state.epoch or 0))
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """Of a stream, which `Trainer` believes to start anew when a run is resumed, mend the epoch."""
+        if isinstance(self.dataset, StreamingDistillationDataset):
+            state.epoch = state.global_step / state.max_steps
 
 
 class MetricsFile(TrainerCallback):

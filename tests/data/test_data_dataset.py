@@ -183,9 +183,24 @@ def test_bad_images_are_counted_in_workers(tmp_path):
         folder = tmp_path / f"bad{streaming}"
         source = load_images(write(folder, bad=(3, 8)), streaming=streaming)
         dataset = kind(source, TRAIN, **OPTIONS, skipped_log=log)
-        assert len(read(dataset, num_workers=2)) == (COUNT - 2 if streaming else COUNT)
+        assert len(read(dataset, num_workers=2)) == COUNT
         assert dataset.num_skipped == 2
     assert len(log.read_text().splitlines()) == 4
+
+
+def test_bad_rows_of_a_stream_are_replaced_as_elsewhere(tmp_path):
+    folder = write(tmp_path / "bad", bad=(0, 3, 4))
+    stream = StreamingDistillationDataset(load_images(folder, streaming=True), TRAIN, **OPTIONS)
+    assert all(map(same, stream, DistillationDataset(load_images(folder), TRAIN, **OPTIONS)))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_share_of_bad_rows_counts_each_once(tmp_path, streaming):
+    source = load_images(write(tmp_path / "bad", bad=(3, 8, 9)), streaming=streaming)
+    dataset = (StreamingDistillationDataset if streaming else DistillationDataset)(source, TRAIN, **OPTIONS)
+    for _ in range(1 if streaming else 3):
+        read(dataset, num_workers=2)
+    assert dataset.skipped_share == (3 / 100 if streaming else 3 / COUNT)
 
 
 @pytest.mark.parametrize("streaming", [False, True])

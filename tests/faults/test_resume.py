@@ -10,7 +10,10 @@ KINDS = {
     "plain": {},
     "workers": {"dataloader_num_workers": 2},
     "accumulated": {"gradient_accumulation_steps": 2, "max_steps": 7, "save_steps": 2},
+    "streaming": {"streaming": True},
+    "streaming-workers": {"streaming": True, "dataloader_num_workers": 2},
     "two-processes": {"world": 2},
+    "two-processes-streaming": {"world": 2, "streaming": True, "dataloader_num_workers": 2},
 }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import torch
 import torch.utils.data
+from datasets import IterableDataset
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 from torch import Tensor
@@ -16,6 +17,7 @@ from hgkd_hf.data.augment import ImageTransform, MultiCropTransform, sample_gene
 from hgkd_hf.data.decode import CorruptImageError, decode_image
 from hgkd_hf.data.load import ImageSource
 from hgkd_hf.data.mixing import Mixing
+from hgkd_hf.data.reading import read_patiently
 from hgkd_hf.masking import num_visible_cells, random_cell_mask
 
 logger = logging.getLogger(__name__)
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 # So many broken images in a row are no accident of the data but a wrong column or a lost disk.
 MAX_TRIES = 32
 _COUNTER_SLOTS = 1024
+# Of fewer rows of a stream, the share that is bad says nothing.
+_FIRST_ROWS = 100
 
 
 class _Samples:
@@ -101,8 +105,7 @@ class _Samples:
 
     def _skip(self, index: int, row: dict, error: CorruptImageError) -> None:
         """Count a bad image; the first time in this process, say which."""
-        worker = torch.utils.data.get_worker_info()
-        self._skipped[0 if worker is None else 1 + worker.id % (_COUNTER_SLOTS - 1)] += 1
+        self._skipped[_slot()] += 1
         if index in self._named:
             return
         self._named.add(index)
@@ -139,8 +142,17 @@ class DistillationDataset(_Samples, torch.utils.data.Dataset):
         ValueError: the source streams, or labels are asked of a source without.
     """
 
+    def __init__(self, source: ImageSource, transform: ImageTransform | MultiCropTransform, **settings) -> None:
+        super().__init__(source, transform, **settings)
+        self._bad = torch.zeros(len(self.rows), dtype=torch.bool).share_memory_()
+
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def skipped_share(self) -> float:
+        """Share of the rows that workers of this process have found bad so far."""
+        return self._bad.sum().item() / len(self)
 
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
         """Read a sample.
@@ -168,6 +180,7 @@ class DistillationDataset(_Samples, torch.utils.data.Dataset):
                 image = self._decode(row, current)
             except CorruptImageError as error:
                 self._skip(current, row, error)
+                self._bad[current] = True
                 last = error
             else:
                 return self._sample(image, row, current, key, epoch, purpose)
@@ -196,7 +209,9 @@ class StreamingDistillationDataset(_Samples, torch.utils.data.IterableDataset):
     equal those of the map-style dataset. Several workers or processes read different shards at once; then position
     = (n * workers + worker) * world_size + rank for the n-th row of a reader. Positions stay distinct and a run with
     the same numbers of workers and processes repeats exactly, but other numbers change which crop and mask an image
-    gets; for runs that must not depend on them, do not stream. Bad images are left out, counted and named likewise.
+    gets; for runs that must not depend on them, do not stream. Bad images are replaced, counted and named likewise
+    (but a last row, whose next there is not, is left out), so that a reader gives as many samples as it reads rows.
+    A source that stalls or fails is read again: see `read_patiently`.
 
     `datasets` shares out the shards (files): more workers than shards are idle, and where the shards do not divide by
     `world_size`, each process skips the others' rows and lengths may differ by one, so train by steps.
@@ -229,39 +244,75 @@ class StreamingDistillationDataset(_Samples, torch.utils.data.IterableDataset):
         **settings,
     ) -> None:
         super().__init__(source, transform, seed=seed, **settings)
-        self.rank, self.world_size = rank, world_size
-        if shuffle_buffer:
-            self.rows = self.rows.shuffle(seed=seed, buffer_size=shuffle_buffer)
-        if world_size > 1:
-            self.rows = split_dataset_by_node(self.rows, rank=rank, world_size=world_size)
+        self.rank, self.world_size, self.shuffle_buffer = rank, world_size, shuffle_buffer
+        self._rows_read = torch.zeros(_COUNTER_SLOTS, dtype=torch.int64).share_memory_()
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the iterations that start from now on, in workers that are running too."""
-        super().set_epoch(epoch)
-        self.rows.set_epoch(epoch)
+    @property
+    def skipped_share(self) -> float:
+        """Share of bad rows among those that workers of this process have read so far."""
+        return self.num_skipped / max(int(self._rows_read.sum()), _FIRST_ROWS)
 
     def __iter__(self) -> Iterator[dict[str, Tensor | int]]:
-        """Iterate over this process's and worker's share.
+        """One pass over this process's and worker's share, in the epoch that was set.
 
         Raises:
             CorruptImageError: 32 rows in a row are bad.
+            StreamError: the source is dead.
         """
-        epoch = int(self._epoch)
+        return self.read(int(self._epoch))
+
+    def read(self, epoch: int, *, endless: bool = False, skip: int = 0) -> Iterator[dict[str, Tensor | int]]:
+        """This process's and worker's share from `epoch` on.
+
+        Args:
+            epoch: number of passes before.
+            endless: pass after pass, instead of one.
+            skip: leave out so many samples, reading their rows without decoding them.
+        """
         worker = torch.utils.data.get_worker_info()
         worker_id, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        bad_run = 0
-        for count, row in enumerate(self.rows):
-            index = (count * num_workers + worker_id) * self.world_size + self.rank
-            try:
-                image = self._decode(row, index)
-            except CorruptImageError as error:
-                self._skip(index, row, error)
-                bad_run += 1
-                if bad_run == MAX_TRIES:
-                    raise _all_bad(self.source, error) from error
-            else:
-                bad_run = 0
-                yield self._sample(image, row, index, index, epoch)
+        waiting: list[tuple[int, int]] = []  # (index, epoch) of rows for which a good image is sought
+        while True:
+            rows = 0
+            for count, row in enumerate(read_patiently(self._shuffled(epoch), self.source.name)):
+                rows += 1
+                if skip:
+                    skip -= 1
+                    continue
+                self._rows_read[_slot()] += 1
+                index = (count * num_workers + worker_id) * self.world_size + self.rank
+                waiting.append((index, epoch))
+                try:
+                    image = self._decode(row, index)
+                except CorruptImageError as error:
+                    self._skip(index, row, error)
+                    if len(waiting) == MAX_TRIES:
+                        raise _all_bad(self.source, error) from error
+                else:
+                    for key, its_epoch in waiting:
+                        yield self._sample(image, row, index, key, its_epoch)
+                    waiting.clear()
+            epoch += 1
+            if not endless or not rows:
+                return
+            if not self.shuffle_buffer:  # every pass of a reader is as long: whole ones need no reading
+                epoch, skip = epoch + skip // rows, skip % rows
+
+    def _shuffled(self, epoch: int) -> IterableDataset:
+        """This process's rows in the order of an epoch, which is the files' without `shuffle_buffer`."""
+        rows = self.rows
+        if self.shuffle_buffer:
+            seed = sample_generator(self.seed, epoch, 0, "order").initial_seed() % 2**32
+            rows = rows.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
+        if self.world_size > 1:
+            rows = split_dataset_by_node(rows, rank=self.rank, world_size=self.world_size)
+        return rows
+
+
+def _slot() -> int:
+    """This worker's place in shared counters."""
+    worker = torch.utils.data.get_worker_info()
+    return 0 if worker is None else 1 + worker.id % (_COUNTER_SLOTS - 1)
 
 
 def collate(samples: list[dict[str, Tensor | int]]) -> dict[str, Tensor]:
