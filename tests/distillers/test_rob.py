@@ -56,7 +56,7 @@ def test_loss_by_hand(teacher):
         log_p.append((scores / 0.1).log_softmax(1))
     entropies = {}
     for i, crop in enumerate(whole.unbind(1)):
-        feature = teacher((crop * std + mean).clamp(0, 1)).pooled
+        feature = (teacher((crop * std + mean).clamp(0, 1)).pooled - model.feature_mean) / model.feature_std
         q = (norm(feature, dim=1) @ norm(model.prototypes, dim=1).T / 0.07).softmax(1)
         entropies |= {(i, v): -(q * log_p[v]).sum(1).mean() for v in (i, 2, 3)}
     torch.testing.assert_close(output.loss, sum(entropies.values()) / 6, rtol=1e-4, atol=1e-5)
@@ -98,6 +98,7 @@ def test_ibot_by_hand(teacher):
         log_p = (hidden @ norm(model.head.prototypes, dim=1).T * model.head.gain / 0.1).log_softmax(2)
         target = teacher((whole[:, view] * std + mean).clamp(0, 1)).feature_maps[-1]
         target = torch.nn.functional.interpolate(target, (4, 4), mode="bilinear", antialias=True).flatten(2).mT
+        target = (target - model.feature_mean) / model.feature_std
         q = (norm(target, dim=2) @ norm(model.prototypes, dim=1).T / 0.07).softmax(2)
         cross_entropy = -(q * log_p).sum(2)
         chosen = mask[:, view].flatten(1)
@@ -212,6 +213,23 @@ def test_one_global_crop(teacher):
     whole = crops()[0][:, :1]
     assert torch.equal(model(whole).loss, model(whole[:, 0]).loss)
     assert model(whole).local_loss is None
+
+
+def test_what_all_teacher_features_share_does_not_blur_the_targets(teacher, monkeypatch):
+    """A constant added to every feature, and one loud channel, leave the assignments as they were."""
+    model = build(teacher).eval()
+    before, teach = model(*crops()).target_entropy, model.teach
+    scale = torch.ones(32)
+    scale[0] = 1000
+
+    def louder(pixel_values):
+        output = teach(pixel_values)
+        maps = tuple((m + 50) * scale.view(1, -1, 1, 1) for m in output.feature_maps)
+        return type(output)(feature_maps=maps)
+
+    monkeypatch.setattr(model, "teach", louder)
+    model.fit_prototypes([crops(8)[0]])
+    torch.testing.assert_close(model(*crops()).target_entropy, before, rtol=1e-3, atol=1e-3)
 
 
 def test_teacher_is_attached_not_owned(teacher, tmp_path):

@@ -33,6 +33,15 @@ def student_image_processor(
     )
 
 
+def stock_student(model: PreTrainedModel) -> PreTrainedModel:
+    """The stock model of a trained student, or of the distiller around it."""
+    student = getattr(model, "student", model)
+    for owner in (model, student):
+        if hasattr(owner, "to_native"):
+            return owner.to_native()
+    return student
+
+
 def export_student(
     model: PreTrainedModel, folder: str | Path, image_processor: BaseImageProcessor, readme: str | None = None
 ) -> Path:
@@ -50,14 +59,12 @@ def export_student(
         readme: text of the folder's README.md; None leaves that file alone.
     """
     folder = Path(folder)
+    stock_student(model).save_pretrained(folder)
+    image_processor.save_pretrained(folder)
     student = getattr(model, "student", model)
     if hasattr(student, "to_native"):
-        student.to_native().save_pretrained(folder)
         student.save_pretrained(folder / STUDENT_SUBFOLDER)
         image_processor.save_pretrained(folder / STUDENT_SUBFOLDER)
-    else:
-        student.save_pretrained(folder)
-    image_processor.save_pretrained(folder)
     if readme is not None:
         (folder / "README.md").write_text(readme, encoding="utf-8")
     return folder

@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +82,10 @@ class RoBForPreTraining(AttachedTeacherMixin, PreTrainedModel):
         if config.teacher_head is None:
             # Zeros until they are fitted; saved, since the head's scores mean nothing without them.
             self.register_buffer("prototypes", torch.zeros(config.num_prototypes, config.teacher_hidden_size))
+            # What a teacher's features have in common, and channels louder than others, would make all cosines alike
+            # and the targets nearly uniform; heads learn to do without, k-means does not.
+            self.register_buffer("feature_mean", torch.zeros(config.teacher_hidden_size))
+            self.register_buffer("feature_std", torch.ones(config.teacher_hidden_size))
         self.post_init()
 
     @torch.no_grad()
@@ -163,9 +166,16 @@ class RoBForPreTraining(AttachedTeacherMixin, PreTrainedModel):
                 f"num_prototypes is {self.config.num_prototypes}, but there are {count} images to fit them to: give "
                 f"more, or lower num_prototypes."
             )
-        fitted = fit_prototypes(torch.cat(features), self.config.num_prototypes, iterations, generator)
-        self.prototypes.copy_(fitted)
+        features = torch.cat(features)
+        self.feature_mean.copy_(features.mean(0))
+        self.feature_std.copy_(features.std(0))
+        features = self._standardised(features)
+        self.prototypes.copy_(fit_prototypes(features, self.config.num_prototypes, iterations, generator))
         return self
+
+    def _standardised(self, features: Tensor) -> Tensor:
+        """Teacher features (..., D), each channel with mean 0 and standard deviation 1 over the fitted images."""
+        return (features - self.feature_mean) / self.feature_std.clamp(min=1e-6)
 
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """The student's feature vectors (B, C) of images (B, 3, H, W), of any size that it takes."""
@@ -252,6 +262,10 @@ class RoBForPreTraining(AttachedTeacherMixin, PreTrainedModel):
             student_scores=student_scores,
         )
 
+    def _prototype_scores(self, features: Tensor) -> Tensor:
+        """Cosines (n, K) of teacher features (n, D) with the fitted prototypes."""
+        return prototype_scores(self._standardised(features), self._prototypes)
+
     @property
     def _prototypes(self) -> Tensor:
         return self.prototypes.float() if self.config.teacher_head is None else self._teacher_head[0].prototypes
@@ -276,7 +290,7 @@ class RoBForPreTraining(AttachedTeacherMixin, PreTrainedModel):
             class_token = getattr(output, "class_token", None)
             features = features if class_token is None else class_token
         elif self.prototypes.any():
-            score = partial(prototype_scores, prototypes=self._prototypes)
+            score = self._prototype_scores
         else:
             raise RuntimeError(
                 f"{type(self).__name__} has no prototypes: fit them once with model.fit_prototypes(batches)."
