@@ -102,7 +102,8 @@ def curves_figure(runs: dict[str, str | Path]) -> Figure:
     right.set(xlabel="step", ylabel="kNN accuracy")
     for axis in (left, right):
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        if axis.lines:
+            axis.legend(fontsize=8)
     return figure
 
 

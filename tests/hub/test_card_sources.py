@@ -38,6 +38,10 @@ def test_license_is_derived_with_its_reason_or_not_at_all(weights, data, license
     assert reason in why
 
 
+def test_license_of_nothing():
+    assert derive_license([], None) == (None, "nothing is known of what the student was made of")
+
+
 def test_license_of_a_card():
     assert License.from_metadata({"license": "mit"}) == MIT
     assert License.from_metadata({"license": "unknown"}) is None

@@ -8,20 +8,20 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
-import yaml
-from huggingface_hub import CommitInfo
+from huggingface_hub import CommitInfo, HfApi
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
 from ..visualize import curves_figure
 from . import readme
-from .export import export_student
+from .export import export_student, stock_student
 from .papers import method_of
-from .privacy import public
-from .push import README, PushOptions, push_folder
+from .privacy import check_no_secrets
+from .push import README, PushOptions, files_of, push_folder
 from .sources import License
 from .student_card import CARD_FILE, StudentCard
 
@@ -43,8 +43,8 @@ def warn_only(what: str) -> Iterator[None]:
 def describe_model(card: StudentCard, model: PreTrainedModel) -> None:
     """Fill in what the model itself tells: a student, or the distiller around one."""
     student = getattr(model, "student", model)
-    native = student.to_native() if hasattr(student, "to_native") else student
-    card.student, card.has_decoder = type(native).__name__, native is not student
+    native = stock_student(model)
+    card.student, card.has_decoder = type(native).__name__, hasattr(student, "to_native")
     card.parameters = native.num_parameters()
     card.num_classes = native.config.num_labels if card.student.endswith("ForImageClassification") else None
     if student is not model:
@@ -70,7 +70,7 @@ def write_student_folder(
         folder: created if need be.
         image_processor: of the student.
         card: what is known of it; gets the model's facts and the pictures that are there.
-        run: folder with `metrics.jsonl` and `recipe.yaml`, if there is one.
+        run: folder with `metrics.jsonl`, if there is one.
     """
     folder = export_student(model, folder, image_processor)
     with warn_only("the model's description"):
@@ -85,11 +85,8 @@ def write_student_folder(
 def add_run_files(folder: Path, run: Path, card: StudentCard) -> None:
     """Put a run's recipe (without local paths), metrics and curves into a folder."""
     with warn_only("the recipe"):
-        if (run / "recipe.yaml").is_file():
-            settings = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-            settings = {key: value for key, value in settings.items() if not key.startswith(("hub_", "push_to_"))}
-            paths = [value for value in settings.values() if isinstance(value, str)]
-            (folder / "recipe.yaml").write_text(readme.to_yaml(public(settings, paths)), encoding="utf-8")
+        settings = {k: v for k, v in card.to_dict()["settings"].items() if v is not None and v not in ([], {}, "")}
+        (folder / "recipe.yaml").write_text(readme.to_yaml(settings), encoding="utf-8")
     if (run / "metrics.jsonl").is_file():
         with warn_only("the metrics"):
             shutil.copyfile(run / "metrics.jsonl", folder / "metrics.jsonl")
@@ -155,6 +152,35 @@ def push_student(
             marks = {"commit": commit.oid, "readme": _digest(text), "outside": _digest(readme.outside(text))}
             record.write_text(json.dumps(marks), encoding="utf-8")
     return commit
+
+
+def preview_student(folder: Path, repo_id: str, options: PushOptions, license: License | None = None) -> str:
+    """What `push_student` would push, as text: the target, every file with its size, and the README.
+
+    Reads the README on the Hub if it can; sends and changes nothing.
+
+    Raises:
+        ValueError, FileNotFoundError: as `push_student`.
+    """
+    written = folder / README
+    on_hub, said = None, "There is none on the Hub yet, or it could not be read."
+    with suppress(Exception):  # no such repository, no network
+        path = HfApi(token=options.token).hf_hub_download(repo_id, README, revision=options.revision)
+        on_hub, said = Path(path).read_text(encoding="utf-8"), "The one on the Hub was merged into."
+    local = written.read_text(encoding="utf-8") if written.is_file() else None
+    text = render_merged(folder, repo_id, _edited_last(folder, local, on_hub), license)
+    files = files_of(folder)
+    check_no_secrets(files.values())
+    sizes = {name: path.stat().st_size for name, path in files.items()} | {README: len(text.encode())}
+    target = {name: value for name, value in asdict(options).items() if value and name not in ("token", "message")}
+    return "\n".join(
+        [
+            f"to {repo_id}" + "".join(f", {name} {value}" for name, value in target.items()),
+            *(f"{size:>12,}  {name}" for name, size in sorted(sizes.items())),
+            f"{sum(sizes.values()):>12,}  bytes in {len(sizes)} files, one commit: {options.message}",
+            f"\n{README}: {said}\n\n{text}",
+        ]
+    )
 
 
 def render_merged(folder: Path, repo_id: str, existing: str | None, license: License | None) -> str:

@@ -119,6 +119,8 @@ def derive_license(weights: Sequence[Source], data: Source | None) -> tuple[Lice
         data: the dataset.
     """
     sources = [*weights, *([data] if data else [])]
+    if not sources:
+        return None, "nothing is known of what the student was made of"
     unknown = [source.name for source in sources if source.license is None]
     if unknown:
         return None, f"the licence of {', '.join(unknown)} is not known"

@@ -1,0 +1,221 @@
+"""From the command line to the Hub and back: what a run publishes is what another machine loads and goes on with."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from datasets import ClassLabel, Dataset, Features, Image
+from huggingface_hub import ModelCard
+from PIL import Image as Pil
+from transformers import AutoModel, ViTConfig, ViTModel
+
+from hgkd_hf.hub import StudentCard, readme
+from hgkd_hf.hub.pull import pull_run
+from hgkd_hf.methods import parse_method
+from hgkd_hf.trainer import DistillationArguments
+
+from .server import HubServer
+from .store import WRITER
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client's own uploads
+
+REPOSITORY = Path(__file__).parents[2]
+REPO = "alice/student"
+STUDENT = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 32], "depths": [1, 1, 1]}
+STUDENT["layer_type"] = "basic"
+PLANTED = "hf_" + "p1anted" * 5
+
+
+def script(name: str, hub: HubServer, *arguments: object, home: Path | None = None, **variables: str) -> str:
+    command = [sys.executable, str(REPOSITORY / "training" / name), *map(str, arguments)]
+    environment = {**hub.env(home=home), "MY_SECRET": PLANTED, "CUDA_VISIBLE_DEVICES": "", **variables}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.fixture
+def teacher_and_data(hub: HubServer, tmp_path: Path) -> None:
+    """`alice/teacher` (MIT), a tiny ViT, and `alice/dots` (CC0), 16 + 8 pictures of two classes."""
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, image_size=64, patch_size=8
+    )
+    ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "teacher")
+    (tmp_path / "teacher" / "README.md").write_text("---\nlicense: mit\n---\n")
+    features = Features({"image": Image(), "label": ClassLabel(names=["a", "b"])})
+    for split, count in (("train", 16), ("test", 8)):
+        pictures = [Pil.new("RGB", (64, 64), (40 * (i % 2), 9 * i, 100)) for i in range(count)]
+        rows = {"image": pictures, "label": [i % 2 for i in range(count)]}
+        (tmp_path / "dots" / "data").mkdir(parents=True, exist_ok=True)
+        Dataset.from_dict(rows, features).to_parquet(tmp_path / "dots" / "data" / f"{split}.parquet")
+    (tmp_path / "dots" / "README.md").write_text("---\nlicense: cc0-1.0\n---\n")
+    api = hub.api()
+    for name, kind in (("teacher", "model"), ("dots", "dataset")):
+        api.create_repo(f"alice/{name}", repo_type=kind)
+        api.upload_folder(repo_id=f"alice/{name}", repo_type=kind, folder_path=tmp_path / name)
+
+
+FLAGS = {
+    "teacher": "alice/teacher",
+    "teacher_layers": 1,
+    "dataset": "alice/dots",
+    "student": json.dumps(STUDENT),
+    "decoder_width": 32,
+    "image_size": 64,
+    "max_steps": 4,
+    "per_device_train_batch_size": 4,
+    "logging_steps": 1,
+    "save_steps": 2,
+    "knn_split": "test",
+    "knn_k": 3,
+    "hub_model_id": REPO,
+    "hub_token": WRITER,
+}
+
+
+def test_train_push_load_run_the_snippet_and_go_on(hub: HubServer, teacher_and_data, run_python, tmp_path):
+    run = tmp_path / "deep inside" / "run"
+    flags = [f"--{name}={value}" for name, value in FLAGS.items()]
+    said = script("distill.py", hub, *flags, "--push_to_hub", "--hub_strategy=checkpoint", f"--output_dir={run}")
+    assert f"published: {hub.url}/{REPO}/commit/" in said
+    tree = hub.repo(REPO).resolve("main").tree
+
+    # Nothing of the machine, no token, no pickle.
+    for name, blob in tree.items():
+        assert PLANTED.encode() not in blob.data, name
+        assert WRITER.encode() not in blob.data, name
+        assert not name.endswith((".bin", ".pt", ".pth", ".pkl")), name
+        if not name.startswith("last-checkpoint/"):
+            assert str(tmp_path).encode() not in blob.data, name
+    for path in (run / "student").rglob("*"):
+        assert not path.is_file() or PLANTED.encode() not in path.read_bytes()
+
+    # The card tells where it comes from, to the commit.
+    text = tree["README.md"].data.decode()
+    card = ModelCard(text)
+    assert card.data.to_dict() == readme.split(text)[0]
+    shas = {name: hub.repo(f"alice/{name}", kind).resolve("main").oid for name, kind in KINDS.items()}
+    assert card.data.to_dict()["distillation"]["teacher_revision"] == shas["teacher"]
+    assert (card.data.license, card.data.datasets) == ("mit", ["alice/dots"])
+    assert card.data.eval_results[0].dataset_revision == shas["dots"]
+    assert "that of alice/teacher" in text
+    (entry,) = yaml.safe_load(tree[".eval_results/dots.yaml"].data)
+    assert entry["dataset"] == {"id": "alice/dots", "task_id": "default", "revision": shas["dots"]}
+    facts = json.loads(tree["card.json"].data)
+    assert facts["changed"][:3] == ["dataset", "teacher", "teacher_layers"]
+    assert facts["run"]["images_seen"] == 16
+
+    # Elsewhere, in a fresh process with an empty cache: same features, and the snippet runs as it is.
+    snippet = text.split("```python\n")[1].split("```")[0]
+    code = """
+import sys, torch
+from transformers import AutoModel
+model = AutoModel.from_pretrained("alice/student", revision=sys.argv[1]).eval()
+torch.save(model(torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64)).last_hidden_state, sys.argv[2])
+assert "hgkd_hf" not in sys.modules
+scope = {}
+exec(sys.argv[3], scope)
+assert scope["features"].shape == (1, 32, 4, 4), scope["features"].shape
+"""
+    run_python(code, hub.env(token=None), hub.repo(REPO).resolve("main").oid, tmp_path / "features.pt", snippet)
+    local = AutoModel.from_pretrained(run / "student").eval()
+    features = local(torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64)).last_hidden_state
+    assert torch.equal(torch.load(tmp_path / "features.pt", weights_only=True), features)
+
+    # The whole student too, and the published recipe is a recipe.
+    decoder = text.split("```python\n")[2].split("```")[0]
+    run_python(decoder + "\nassert student.decoder is not None", hub.env(token=None))
+    (tmp_path / "recipe.yaml").write_bytes(tree["recipe.yaml"].data)
+    again, training = parse_method((DistillationArguments,), ["--recipe", str(tmp_path / "recipe.yaml")])
+    assert (again.teacher, again.dataset, again.image_size, training.max_steps) == (
+        *("alice/teacher", "alice/dots", 64, 4),
+    )
+
+    # And another machine goes on with the run.
+    said = script("pull.py", hub, REPO, "--output_dir", tmp_path / "elsewhere")
+    assert "checkpoint-4 is there; go on with:" in said
+    elsewhere = tmp_path / "elsewhere"
+    arguments = ["--recipe", elsewhere / "recipe.yaml", "--output_dir", elsewhere, "--resume", "--max_steps=6"]
+    script("distill.py", hub, *arguments)
+    assert json.loads((elsewhere / "summary.json").read_text())["steps"] == 6
+    assert StudentCard.load(elsewhere / "student" / "card.json").results.keys() == {"before training", "this student"}
+
+
+KINDS = {"teacher": "model", "dots": "dataset"}
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """A finished run as `publish.py` finds it; its dataset's licence is not known."""
+    from transformers import ResNetConfig, ResNetModel
+
+    from hgkd_hf.hub import student_image_processor, write_student_folder
+
+    model = ResNetModel(ResNetConfig(**{k: v for k, v in STUDENT.items() if k != "model_type"}))
+    card = StudentCard(name="mine", method="hgkd")
+    processor = student_image_processor(64, (0.5,) * 3, (0.5,) * 3)
+    write_student_folder(model, tmp_path / "run" / "student", processor, card)
+    return tmp_path / "run"
+
+
+def publish(hub: HubServer, *arguments: object, **variables: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(REPOSITORY / "training" / "publish.py"), *map(str, arguments)]
+    environment = {**hub.env(variables.pop("token", WRITER)), **variables}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_publish_later(hub: HubServer, finished: Path):
+    shown = publish(hub, finished, "--repo_id", REPO, "--license", "mit", "--tag", "v1", "--dry_run")
+    assert shown.returncode == 0, shown.stderr
+    assert "to alice/student, tag v1" in shown.stdout
+    assert not [hit for hit in hub.requests if hit.method not in ("GET", "HEAD")]
+    assert not hub.store.repos
+    result = publish(hub, finished, "--repo_id", REPO, "--license", "mit", "--tag", "v1")
+    assert result.returncode == 0, result.stderr
+    pushed = hub.repo(REPO).log()[-1]
+    for name in pushed.changed:
+        assert f"{len(pushed.tree[name].data):,}  {name}" in shown.stdout
+    assert (
+        pushed.tree["README.md"].data.decode().strip()
+        == shown.stdout.split("yet, or it could not be read.\n\n")[1].strip()
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "said"),
+    [
+        ((), {}, "nothing is known of what the student was made of: choose a licence with --license"),
+        (("--license", "other"), {}, "--license other needs --license_name and --license_link."),
+        (("--license", "mit", "--best"), {}, "there is no"),
+        (("--license", "mit"), {"token": None}, "run `hf auth login` or set HF_TOKEN"),
+        (("--license", "mit"), {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
+        (("--license", "nonsense"), {}, "the Hub refuses the metadata of the README"),
+    ],
+)
+def test_what_hinders_a_publication_is_one_sentence(hub: HubServer, finished: Path, arguments, variables, said):
+    result = publish(hub, finished, "--repo_id", REPO, *arguments, **variables)
+    assert result.returncode == 1
+    assert said in result.stderr.strip().splitlines()[-1]
+    assert result.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in result.stderr
+
+
+def test_pull_says_what_is_missing(hub: HubServer, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    with pytest.raises(ValueError, match="there is no alice/absent, or it is not visible to you"):
+        pull_run("alice/absent", tmp_path / "run")
+    hub.api().create_repo("alice/bare")
+    with pytest.raises(ValueError, match="alice/bare has no revision 'v9'"):
+        pull_run("alice/bare", tmp_path / "run", revision="v9")
+    with pytest.raises(ValueError, match=r"holds no last-checkpoint.*--student alice/bare --student_pretrained"):
+        pull_run("alice/bare", tmp_path / "run")
+    (tmp_path / "run" / "checkpoint-2").mkdir(parents=True)
+    with pytest.raises(ValueError, match="holds checkpoint-2: choose another --output_dir"):
+        pull_run("alice/bare", tmp_path / "run")
+    assert os.listdir(tmp_path / "run") == ["checkpoint-2"]

@@ -1,0 +1,222 @@
+"""DistillationTrainer and the Hub: at the end, at every save in the background, and when that fails."""
+
+import logging
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+from transformers import TrainerCallback
+
+from hgkd_hf.hub import License, PushError, Source, StudentCard, student_image_processor
+from hgkd_hf.hub.callback import CardCallback, commit_of_package, energy
+from hgkd_hf.masking import random_cell_mask
+from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
+
+from .server import HubServer
+from .store import READER, WRITER
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client's own uploads
+
+REPO = "alice/student"
+
+
+class Pictures(Dataset):
+    """8 pictures, sample i with mask i."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        pixels = torch.randn(3, 64, 64, generator=generator)
+        return {
+            "pixel_values": pixels,
+            "bool_masked_pos": random_cell_mask((4, 4), 0.6, generator),
+            "labels": index % 2,
+        }
+
+
+@pytest.fixture(autouse=True)
+def logged_in(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+
+
+@pytest.fixture
+def make_trainer(hgkd, tmp_path, monkeypatch):
+    """A trainer of 4 steps that saves every 2, in `tmp_path/run`."""
+    monkeypatch.setattr(CardCallback, "find_sources", known_sources)
+
+    def make(**settings) -> DistillationTrainer:
+        defaults = {"max_steps": 4, "per_device_train_batch_size": 4, "save_steps": 2, "disable_tqdm": True}
+        defaults |= {"push_to_hub": True, "hub_model_id": REPO, "logging_steps": 1, "knn_k": 3, "report_to": "none"}
+        args = DistillationArguments(output_dir=str(tmp_path / "run"), **{**defaults, **settings})
+        data = Pictures()
+        processor = student_image_processor(64, (0.5,) * 3, (0.5,) * 3)
+        return DistillationTrainer(hgkd, args, data, (data, data), processor)
+
+    return make
+
+
+def known_sources(self, config):
+    self.card.teacher = Source("alice/teacher", on_hub=True, license=License("mit"))
+    self.card.dataset = Source("dots", license=License("mit"))
+
+
+def titles(hub: HubServer, revision: str = "main") -> list[str]:
+    return [commit.title for commit in hub.repo(REPO).log(revision)[1:]]
+
+
+def test_end(hub: HubServer, make_trainer, tmp_path):
+    trainer = make_trainer(hub_strategy="end", hub_private_repo=True)
+    trainer.evaluate(metric_key_prefix="before")
+    trainer.train()
+    trainer.evaluate(metric_key_prefix="after")
+    assert hub.count("/commit/") == 0
+    made = trainer.push_to_hub("Done", tag="v1", tags=["mine"])
+    repo = hub.repo(REPO)
+    assert titles(hub) == ["Done"]
+    assert repo.private
+    assert repo.tags == {"v1": made.oid}
+    assert {
+        *("README.md", "card.json", "config.json", "curves.png", "metrics.jsonl", "model.safetensors"),
+        *("predictions.png", "preprocessor_config.json", "recipe.yaml", "sparse_unet/config.json"),
+        *("sparse_unet/model.safetensors", "sparse_unet/preprocessor_config.json"),
+    } == set(repo.log()[-1].changed)
+    text = repo.resolve("main").tree["README.md"].data.decode()
+    for expected in (
+        "| before training |",
+        "| this student |",
+        "![Loss and kNN",
+        "- mine",
+        "| steps | 4 |",
+        "16 images",
+    ):
+        assert expected in text, expected
+    card = StudentCard.load(tmp_path / "run" / "student" / "card.json")
+    assert card.results["this student"].keys() == {"knn_accuracy", "feature_rank", "feature_std"}
+    assert card.run["seconds"] > 0
+    assert card.versions["torch"] == torch.__version__.split("+")[0] or card.versions["torch"] == torch.__version__
+    assert "max_steps" in card.changed
+
+
+def test_every_save_pushes_in_the_background_and_the_checkpoint_with_it(hub: HubServer, make_trainer, tmp_path):
+    trainer = make_trainer(hub_strategy="checkpoint", hub_always_push=True, save_total_limit=1, hub_revision="try")
+    trainer.train()
+    trainer._finish_current_push()
+    assert titles(hub, "try") == ["Training in progress, step 2", "Training in progress, step 4"]
+    tree = hub.repo(REPO).resolve("try").tree
+    assert {
+        "model.safetensors",
+        "README.md",
+        "last-checkpoint/model.safetensors",
+        "last-checkpoint/manifest.json",
+    } <= {*tree}
+    kept = (tmp_path / "run" / "checkpoint-4" / "model.safetensors").read_bytes()
+    assert tree["last-checkpoint/model.safetensors"].data == kept
+    assert not any((tmp_path / "run" / ".push").iterdir())
+
+
+def test_a_slow_hub_does_not_stall_the_training(hub: HubServer, make_trainer):
+    fault = hub.fault("^PUT", hang=300)
+
+    class AtTheLastStep(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                assert fault.fired.wait(60)  # the push of step 2 hangs
+            if state.global_step == 4:
+                seen.append(trainer.push_in_progress.is_done())
+
+        def on_train_end(self, args, state, control, **kwargs):
+            hub.heal()
+
+    seen = []
+    trainer = make_trainer(hub_strategy="every_save")
+    trainer.add_callback(AtTheLastStep)
+    trainer.train()
+    assert seen == [False]
+    assert titles(hub) == ["Training in progress, step 2"]  # step 4 found the first push under way
+
+
+def test_a_failing_hub_does_not_end_the_training(hub: HubServer, make_trainer, monkeypatch, caplog):
+    monkeypatch.setattr("hgkd_hf.hub.push.PAUSES", (0, 0, 0))
+    for name in ("transformers", "hgkd_hf"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    trainer = make_trainer(hub_strategy="every_save")
+    trainer.check_publishing()
+    hub.fault(".", times=1000, status=503)
+    trainer.train()
+    trainer._finish_current_push()
+    assert trainer.state.global_step == 4
+    assert "Training in progress, step 2: the Hub answered 503" in caplog.text
+    with pytest.raises(PushError, match="the Hub answered 503"):
+        trainer.push_to_hub()
+    hub.heal()
+    trainer.push_to_hub()
+    assert titles(hub) == ["End of training"]
+
+
+@pytest.mark.parametrize(("token", "said"), [(None, "hf auth login"), (READER, "may not write"), ("hf_bad", "token")])
+def test_who_may_not_publish_learns_it_before_the_training(hub: HubServer, make_trainer, monkeypatch, token, said):
+    hub.api().create_repo(REPO)
+    if token is None:
+        monkeypatch.delenv("HF_TOKEN")
+    else:
+        monkeypatch.setenv("HF_TOKEN", token)
+    trainer = make_trainer()
+    with pytest.raises(PushError, match=said):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_unknown_license_is_asked_for_before_the_training(hub: HubServer, make_trainer, monkeypatch):
+    monkeypatch.setattr(CardCallback, "find_sources", lambda self, config: setattr(self.card, "dataset", Source("x")))
+    with pytest.raises(ValueError, match="the licence of x is not known: choose the student's licence with --license"):
+        make_trainer().train()
+    trainer = make_trainer(license="cc-by-4.0", max_steps=1, save_strategy="no")
+    trainer.train()
+    trainer.push_to_hub()
+    assert "license: cc-by-4.0" in hub.repo(REPO).resolve("main").tree["README.md"].data.decode()
+
+
+def test_a_failing_card_or_picture_is_a_warning(make_trainer, tmp_path, monkeypatch, caplog):
+    def fail(*args, **kwargs):
+        raise RuntimeError("no paint")
+
+    for name in ("transformers", "hgkd_hf"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    monkeypatch.setattr("hgkd_hf.hub.folder.curves_figure", fail)
+    monkeypatch.setattr("hgkd_hf.hub.publishing.prediction_figure", fail)
+    monkeypatch.setattr(StudentCard, "render", fail)
+    monkeypatch.setattr(StudentCard, "save", fail)
+    trainer = make_trainer(push_to_hub=False, max_steps=1)
+    trainer.train()
+    folder = trainer.export_student()
+    assert (folder / "model.safetensors").is_file()
+    for what in ("the picture of the curves", "the picture of the predictions", "the model card", "card.json"):
+        assert f"{what} could not be written (RuntimeError: no paint)" in caplog.text
+
+
+def test_a_run_that_goes_on_keeps_time_and_first_figures(make_trainer, tmp_path):
+    trainer = make_trainer(push_to_hub=False, max_steps=2)
+    trainer.evaluate(metric_key_prefix="before")
+    trainer.train()
+    first = StudentCard.load(tmp_path / "run" / "card.json")
+    assert first.run["steps"] == 2
+    trainer = make_trainer(push_to_hub=False)
+    trainer.train(resume_from_checkpoint=True)
+    card = StudentCard.load(tmp_path / "run" / "card.json")
+    assert card.run["steps"] == 4
+    assert card.run["seconds"] > first.run["seconds"]
+    assert card.results["before training"] == first.results["before training"]
+
+
+def test_energy_is_that_of_codecarbons_file(tmp_path):
+    assert energy(tmp_path / "emissions.csv") == {}
+    (tmp_path / "emissions.csv").write_text(
+        "timestamp,project_name,duration,emissions,energy_consumed\n2026,x,1,0.5,1.0\n2026,x,2,0.0012345,0.0034\n"
+    )
+    assert energy(tmp_path / "emissions.csv") == {"energy_kwh": 0.0034, "co2_grams": 1.234}
+
+
+def test_commit_of_the_source():
+    assert commit_of_package() == "" or len(commit_of_package().rstrip("+")) == 40
