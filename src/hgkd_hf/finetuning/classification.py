@@ -56,7 +56,7 @@ class ImageClassification(Task):
             )
             holes = [key for key in loading["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
             if holes:
-                raise ValueError(f"checkpoint {self.model!r} lacks {sorted(holes)[0]} of the encoder (--model).")
+                raise ValueError(f"checkpoint {self.model!r} lacks {min(holes)} of the encoder (--model).")
         model.loss_function = soft_cross_entropy
         return model
 

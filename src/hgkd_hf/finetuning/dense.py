@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -53,6 +54,10 @@ class DenseTask(Task):
     def size(self) -> tuple[int, int]:
         """(height, width) of the canvas."""
         return self.image_size[0], self.image_size[-1]
+
+    def class_names_of(self, source: ImageSource) -> Sequence[str] | None:
+        """None: a column of classes of whole images does not name those of pixels."""
+        return None
 
     @abstractmethod
     def train_sample(self, image: Image.Image, target: Any, place: Placement, name: str) -> dict[str, Any]:
@@ -139,16 +144,18 @@ def backbone_config(config: PreTrainedConfig, min_stride: int = 1) -> PreTrained
 
 
 def load_backbone_weights(backbone: nn.Module, model: str, revision: str | None) -> None:
-    """Fill a stock backbone from the checkpoint of the plain model.
+    """Fill a stock backbone from the checkpoint of the plain model; its own further norms stay fresh.
 
     Raises:
-        ValueError: some weight of the backbone is not in the checkpoint; its own further norms excepted.
+        ValueError: the checkpoint lacks a weight of the model, or the backbone has others.
     """
-    encoder = AutoModel.from_pretrained(model, revision=revision, use_safetensors=True, dtype=torch.float32)
+    plain, loading = AutoModel.from_pretrained(
+        model, revision=revision, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+    )
+    plain = plain.encoder if plain.config.model_type == "sparse_unet" else plain
     target = backbone.sparse_unet.encoder if hasattr(backbone, "sparse_unet") else backbone
-    state = (encoder.encoder if encoder.config.model_type == "sparse_unet" else encoder).state_dict()
-    missing = target.load_state_dict(state, strict=False).missing_keys
-    shapes = dict(target.named_parameters())
-    holes = [name for name in missing if name in shapes and shapes[name].dim() > 1]
+    missing = target.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    parameters = dict(target.named_parameters())
+    holes = {name for name in missing if name in parameters and parameters[name].dim() > 1} | loading["missing_keys"]
     if holes:
-        raise ValueError(f"checkpoint {model!r} lacks {', '.join(holes[:3])} of the backbone: it is no such model.")
+        raise ValueError(f"checkpoint {model!r} lacks {min(holes)} of the encoder (--model).")

@@ -119,9 +119,9 @@ class ObjectDetection(DenseTask):
         if len(objects["bbox"]) != len(objects["category"]):
             raise ValueError(f"{name} has {len(objects['bbox'])} boxes, but {len(objects['category'])} categories.")
         classes = torch.tensor(objects["category"], dtype=torch.int64)
-        boxes = torch.tensor(objects["bbox"], dtype=torch.float32).reshape(len(classes), -1)
         if len(classes) == 0:
             return torch.zeros(0, 4), classes
+        boxes = torch.tensor(objects["bbox"], dtype=torch.float32)
         if boxes.shape[1] != 4 or not boxes.isfinite().all() or (boxes[:, 2:] < 0).any():
             raise ValueError(f"{name}: boxes must be finite x, y, width, height in pixels, none below 0 in size.")
         if classes.min() < 0 or classes.max() >= len(self.names):
