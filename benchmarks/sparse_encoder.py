@@ -292,7 +292,7 @@ def whole_step(repetitions: int, device: str, dtype: str) -> None:
 
 def kernels(repetitions: int) -> None:
     """The two ways of the cells backend to convolve, by block side: speed over the dense convolution."""
-    from hgkd_hf.sparse import cells as module
+    from hgkd_hf.sparse import cell_kernels as module
 
     cells = VisibleCells(torch.stack([random_cell_mask((7, 7), 0.6) for _ in range(8)]))
     print("| kernel | block | channels | dtype | convolution | products |\n| --- | --- | --- | --- | --- | --- |")

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ..masking import VisibleCells
-from .cells import CellsBackend, Geometry, pixels
+from .cell_kernels import Geometry, pixels
+from .cells import CellsBackend
 from .masked import Dense
 
 DTYPES = (torch.float16, torch.float32, torch.float64)

@@ -1,0 +1,224 @@
+"""Kernels of the cells backend: convolutions of rows (V, C, b, b), each exact over visible cells.
+
+A kernel that is wider than a pixel reads neighbouring visible cells through an index table, `Halo`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# From this output block side on, a convolution of stride 1 runs as one convolution of windows with a halo, below it as
+# one matrix product per kernel tap; a 1x1 convolution in float32 as one of a tall image, below it as a product over
+# rows. Forward + backward, speed-up over the dense convolution (benchmarks/sparse_encoder.py --kernels; 2 cores with
+# AVX-512, float32 | bf16, 20 of 49 cells visible, 64, 128, 256, 512 channels: equal FLOPs at every block):
+#   block                8            4            2            1
+#   3x3, convolution     1.95 | 1.36  1.59 | 1.44  1.33 | 1.29  0.78 | 0.88
+#   3x3, products        0.86 | 0.68  1.35 | 0.97  1.88 | 1.47  2.57 | 2.27
+CONVOLUTION_BLOCK = 4
+
+# From this block side on, in float32, a library's own gradient of the weight beats one product of all columns.
+WEIGHT_GRADIENT_BLOCK = 8
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What of a sliding window decides its index tables, (vertical, horizontal) each.
+
+    `block` is the side of a cell, `padding` how far the first window starts before the map.
+    """
+
+    block: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+
+    @property
+    def out_block(self) -> tuple[int, int]:
+        """The side of a cell in positions of the output."""
+        return self.block[0] // self.stride[0], self.block[1] // self.stride[1]
+
+    @property
+    def halo(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """How far the windows of a block reach ((above, below), (left, right)) of it; negative if they stop short."""
+        return tuple(
+            (padding, dilation * (kernel - 1) - padding - (stride - 1))
+            for kernel, stride, padding, dilation in zip(self.kernel, self.stride, self.padding, self.dilation)
+        )
+
+    def turned(self) -> Geometry:
+        """The geometry in which the outputs of stride 1 meet the inputs that read them."""
+        reach = tuple(dilation * (kernel - 1) for kernel, dilation in zip(self.kernel, self.dilation))
+        padding = tuple(far - near for far, near in zip(reach, self.padding))
+        return replace(self, padding=padding)
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """The side of a block with its halo."""
+        return tuple(block + sum(halo) for block, halo in zip(self.block, self.halo))
+
+
+def pixels(x: Tensor) -> Tensor:
+    """Rows (V, C, b, b) as (V*b*b, C), a view when they are channels last."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a product with `x` is computed."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+
+
+def new_rows(like: Tensor, channels: int, block: tuple[int, int]) -> Tensor:
+    """Uninitialised rows (V, channels, *block), channels last."""
+    return like.new_empty(like.shape[0], *block, channels).permute(0, 3, 1, 2)
+
+
+def patch_product(x: Tensor, weight: Tensor, bias: Tensor | None, out_block: tuple[int, int]) -> Tensor:
+    """A convolution whose windows are patches side by side, as one product: every patch is a row of its pixels."""
+    (height, width), (kh, kw) = out_block, weight.shape[2:]
+    patches = x.permute(0, 2, 3, 1).reshape(-1, height, kh, width, kw, x.shape[1]).transpose(2, 3)
+    y = F.linear(patches.flatten(3), weight.permute(0, 2, 3, 1).flatten(1), bias)
+    return y.permute(0, 3, 1, 2)
+
+
+def pointwise_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1x1 convolution, as a product over rows: a convolution library handles thousands of tiny images badly.
+
+    But it handles one tall image well, and in float32 better than a BLAS does.
+    """
+    count, _, height, width = x.shape
+    rows = pixels(x)
+    if x.device.type == "cpu" and autocast_dtype(x) == torch.float32 and min(height, width) >= CONVOLUTION_BLOCK:
+        tall = rows.view(1, count * height, width, -1).permute(0, 3, 1, 2)
+        y = pixels(F.conv2d(tall, weight, bias))
+    else:
+        y = F.linear(rows, weight.flatten(1), bias)
+    return y.view(count, height, width, -1).permute(0, 3, 1, 2)
+
+
+class Halo:
+    """Where the windows of a geometry read (`VisibleCells.neighbours`); `hidden`, `outside`: flat positions."""
+
+    def __init__(self, index: Tensor, state: Tensor):
+        self.index, self.state = index, state
+        self.hidden, self.outside = ((state.flatten() == kind).nonzero()[:, 0] for kind in (1, 2))
+
+    def read(self, x: Tensor, outside: float = 0.0) -> Tensor:
+        """Rows (V, C, b, b) to windows (V, C, *window), channels last."""
+        rows = pixels(x).index_select(0, self.index.flatten())
+        rows.index_fill_(0, self.hidden, 0).index_fill_(0, self.outside, outside)
+        return rows.view(*self.index.shape, -1).permute(0, 3, 1, 2)
+
+
+class HaloWindow(torch.autograd.Function):
+    """`Halo.read` whose backward leaves out what was filled in, instead of clearing a copy of the gradient."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, halo: Halo, outside: float) -> Tensor:
+        """Rows (V, C, b, b) to windows (V, C, *window)."""
+        ctx.halo, ctx.block = halo, x.shape[2:]
+        return halo.read(x, outside)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of the rows."""
+        count, channels = grad.shape[:2]
+        height, width = ctx.block
+        size = count * height * width
+        # A row more than there are pixels takes what belongs to none.
+        target = ctx.halo.index.masked_fill(ctx.halo.state != 0, size).flatten()
+        rows = grad.new_zeros(size + 1, channels).index_add_(0, target, pixels(grad))[:size]
+        return rows.view(count, height, width, channels).permute(0, 3, 1, 2), None, None
+
+
+class HaloConvolution(torch.autograd.Function):
+    """A convolution of stride 1 as one of windows with a halo.
+
+    The gradient of its input is the same operation on the output's gradient, with the kernel turned around: a
+    convolution's own backward would also compute the gradient of the halo, and the sums over it would follow.
+    Nothing but input and weight is kept for backward.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, shape: Geometry, halo: Halo, turned: Halo) -> Tensor:
+        """Rows (V, I, b, b) and weight (O, I, kh, kw) to (V, O, b, b); `turned` is the halo of `shape.turned()`."""
+        ctx.save_for_backward(x, weight)
+        ctx.shape, ctx.halo, ctx.turned = shape, halo, turned
+        return F.conv2d(halo.read(x), weight, dilation=shape.dilation)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:
+        """Gradients of rows and weight."""
+        x, weight = ctx.saved_tensors
+        shape, grad_x = ctx.shape, None
+        if ctx.needs_input_grad[0]:
+            kernel = weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=torch.channels_last)
+            grad_x = F.conv2d(ctx.turned.read(grad), kernel, dilation=shape.dilation)
+        windows = ctx.halo.read(x)
+        if x.dtype == torch.float32 and min(shape.block) >= WEIGHT_GRADIENT_BLOCK:
+            grad_weight = torch.nn.grad.conv2d_weight(windows, weight.shape, grad, dilation=shape.dilation)
+        else:
+            grad_weight = columns_product(windows, grad, shape)
+        return grad_x, grad_weight, None, None, None
+
+
+def columns_product(windows: Tensor, grad: Tensor, shape: Geometry) -> Tensor:
+    """The weight's gradient (O, I, kh, kw) as one product: of the outputs' gradient and every window's columns."""
+    width, channels = windows.shape[3], windows.shape[1]
+    size = (len(windows), *shape.block, *shape.kernel, channels)
+    row, column = width * channels, channels
+    strides = (windows.shape[2] * row, row, column, shape.dilation[0] * row, shape.dilation[1] * column, 1)
+    columns = windows.as_strided(size, strides).reshape(-1, shape.kernel[0] * shape.kernel[1] * channels)
+    product = pixels(grad).t() @ columns
+    return product.view(-1, *shape.kernel, channels).permute(0, 3, 1, 2)
+
+
+class TapConvolution(torch.autograd.Function):
+    """A convolution as one matrix product for each kernel tap, over the pairs of pixels that exist.
+
+    Its forward and backward cost exactly the visible part; nothing but input and weight is kept for backward.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, taps: list[tuple[Tensor, Tensor] | None], out_block) -> Tensor:
+        """Rows (V, I, b, b) and weight (O, I, kh, kw) to (V, O, *out_block)."""
+        ctx.save_for_backward(x, weight)
+        ctx.taps = taps
+        y = new_rows(x, weight.shape[0], out_block)
+        inputs, outputs = pixels(x), pixels(y)
+        first = taps.index(None) if None in taps else None
+        if first is None:
+            outputs.zero_()
+        else:
+            torch.mm(inputs, weight.flatten(2)[:, :, first].t(), out=outputs)
+        for tap, pairs in enumerate(taps):
+            if pairs is not None:
+                to, origin = pairs
+                outputs.index_add_(0, to, inputs.index_select(0, origin) @ weight.flatten(2)[:, :, tap].t())
+        return y
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        """Gradients of rows and weight."""
+        x, weight = ctx.saved_tensors
+        inputs, grads = pixels(x), pixels(grad)
+        grad_weight = torch.empty_like(weight)
+        grad_x = new_rows(x, x.shape[1], x.shape[2:]).zero_() if ctx.needs_input_grad[0] else None
+        for tap, pairs in enumerate(ctx.taps):
+            ky, kx = divmod(tap, weight.shape[3])
+            tap_grads, tap_inputs = grads, inputs
+            if pairs is not None:
+                tap_grads, tap_inputs = grads.index_select(0, pairs[0]), inputs.index_select(0, pairs[1])
+            torch.mm(tap_grads.t(), tap_inputs, out=grad_weight[:, :, ky, kx])
+            if grad_x is None:
+                continue
+            if pairs is None:
+                pixels(grad_x).addmm_(tap_grads, weight[:, :, ky, kx])
+            else:
+                pixels(grad_x).index_add_(0, pairs[1], tap_grads @ weight[:, :, ky, kx])
+        return grad_x, grad_weight, None, None
