@@ -148,14 +148,17 @@ def hardware(args: Any) -> str:
     """What the run computes on."""
     if args.device.type == "cuda":
         return f"{args.world_size} x {torch.cuda.get_device_name(args.device)}"
-    name = platform.processor() or platform.machine()
+    what = "CPU" if args.device.type == "cpu" else args.device.type
+    return f"{what} {processor_name()}, {args.world_size} process(es) of {torch.get_num_threads()} thread(s)"
+
+
+def processor_name() -> str:
+    """The CPU's model."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
-        pass
-    what = "CPU" if args.device.type == "cpu" else args.device.type
-    return f"{what} {name}, {args.world_size} process(es) of {torch.get_num_threads()} thread(s)"
+        return platform.processor() or platform.machine()
 
 
 def commit_of_package() -> str:

@@ -62,6 +62,8 @@ class StudentCard:
         license, license_reason: None: not known (see `settle_license`).
         tags: more tags for the metadata.
         pictures: file in the folder -> what it shows.
+        deployment: a row for each program that `training/export.py` made, with size, latency and accuracy.
+        deployment_conditions: how they were measured.
     """
 
     name: str = "student"
@@ -88,6 +90,8 @@ class StudentCard:
     license_reason: str = ""
     tags: list[str] = field(default_factory=list)
     pictures: dict[str, str] = field(default_factory=dict)
+    deployment: list[dict[str, Any]] = field(default_factory=list)
+    deployment_conditions: str = ""
 
     # -- filling -----------------------------------------------------------------------------------------------------
 
@@ -117,11 +121,11 @@ class StudentCard:
     # -- keeping -----------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; local paths are reduced to their last part and secrets are hidden."""
+        """Plain data, what is known of it; local paths are reduced to their last part and secrets are hidden."""
         paths = [value for value in self.settings.values() if isinstance(value, str)]
         data = {item.name: getattr(self, item.name) for item in fields(self)}
         data = {name: asdict(value) if is_dataclass(value) else value for name, value in data.items()}
-        return public(data, paths)
+        return {name: public(value, paths) for name, value in data.items() if value not in (None, "", [], {})}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> StudentCard:

@@ -1,0 +1,24 @@
+"""Pictures and curves of what a student learned. Needs matplotlib (extra `demo`)."""
+
+from .curves import curves_figure, read_metrics
+from .pictures import (
+    features_figure,
+    nearest,
+    neighbours_figure,
+    pca_colours,
+    prediction_columns,
+    prediction_figure,
+    unnormalise,
+)
+
+__all__ = [
+    "curves_figure",
+    "features_figure",
+    "nearest",
+    "neighbours_figure",
+    "pca_colours",
+    "prediction_columns",
+    "prediction_figure",
+    "read_metrics",
+    "unnormalise",
+]

@@ -1,0 +1,186 @@
+"""Pictures of what a student sees, predicts and finds alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..evaluation.features import Features, eval_mode
+from ..masking import expand_mask
+from ..students.features import feature_scales
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from transformers import PreTrainedModel
+
+    from ..distillers.hgkd import HGKDForPreTraining
+
+HIDDEN_GREY = 0.75
+
+
+def pca_colours(reference: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Features as colours: the first three principal components of `reference`, one basis for all.
+
+    Args:
+        reference: (B, D, h, w) with D >= 3, from which basis and range are taken.
+        others: further features of the same shape.
+
+    Returns:
+        For each of the features (B, h, w, 3) in [0, 1].
+    """
+    rows = reference.permute(0, 2, 3, 1).flatten(0, 2).float()
+    mean = rows.mean(0)
+    _, _, basis = torch.linalg.svd(rows - mean, full_matrices=False)
+    basis = basis[:3] * basis[:3].sum(1, keepdim=True).sign()  # the sign of a component is arbitrary: fix it
+    projected = [(f.permute(0, 2, 3, 1).float() - mean) @ basis.T for f in (reference, *others)]
+    low, high = (projected[0].flatten(0, 2).quantile(q, 0) for q in (0.02, 0.98))
+    return tuple(((p - low) / (high - low).clamp(min=1e-8)).clamp(0, 1) for p in projected)
+
+
+def unnormalise(pixel_values: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalised images (B, 3, H, W) as pictures (B, H, W, 3) in [0, 1]."""
+    mean, std = (pixel_values.new_tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+    return (pixel_values * std + mean).clamp(0, 1).permute(0, 2, 3, 1)
+
+
+@torch.no_grad()
+def prediction_columns(model: HGKDForPreTraining, pixel_values: Tensor, bool_masked_pos: Tensor) -> dict[str, Tensor]:
+    """What a student fills in, as pictures by title.
+
+    Of features: teacher's and prediction as colours of one basis, and the squared error of a token. Of pixels: the
+    image with its hidden cells filled in; the target of a cell is normalised (SparK, arXiv:2301.03580), so the cell's
+    own mean and deviation are put back.
+
+    Args:
+        model: with its teacher attached, if it predicts features.
+        pixel_values: (B, 3, H, W), normalised for the student.
+        bool_masked_pos: (B, gh, gw) bool, True = hidden.
+
+    Returns:
+        Pictures (B, h, w, 3) in [0, 1]; of the error (B, h, w).
+    """
+    with eval_mode(model):
+        output = model(pixel_values, bool_masked_pos)
+    config = model.config
+    images = unnormalise(pixel_values, config.image_mean, config.image_std)
+    hidden = expand_mask(bool_masked_pos, tuple(pixel_values.shape[-2:]))[..., None]
+    columns = {"image": images, "what the student sees": torch.where(hidden, HIDDEN_GREY, images)}
+    if output.feature_predictions is not None:
+        target, prediction = output.teacher_features[-1].float(), output.feature_predictions[-1].float()
+        # The student predicts features that are normalised, token by token.
+        target = torch.nn.functional.layer_norm(target.permute(0, 2, 3, 1), target.shape[1:2]).permute(0, 3, 1, 2)
+        colours = pca_colours(target, prediction)
+        columns |= {"teacher's features": colours[0], "student's prediction": colours[1]}
+        columns["squared error"] = (prediction - target).square().mean(1)
+    if output.pixel_predictions is not None:
+        filled = _cell_statistics_restored(output.pixel_predictions.float(), pixel_values, bool_masked_pos.shape[1:])
+        filled = unnormalise(filled, config.image_mean, config.image_std)
+        columns["filled in"] = torch.where(hidden, filled, images)
+    return columns
+
+
+def _cell_statistics_restored(prediction: Tensor, pixel_values: Tensor, grid: Sequence[int]) -> Tensor:
+    """Give each cell of `prediction` (B, 3, H, W) the mean and spread of the image's cell."""
+    batch, channels, height, width = pixel_values.shape
+    rows, columns = grid
+    shape = batch, channels, rows, height // rows, columns, width // columns
+    cells = pixel_values.view(shape)
+    mean = cells.mean((1, 3, 5), keepdim=True)
+    spread = (cells.var((1, 3, 5), keepdim=True) + 1e-6).sqrt()
+    return (prediction.reshape(shape) * spread + mean).view_as(pixel_values)
+
+
+def prediction_figure(model: HGKDForPreTraining, pixel_values: Tensor, bool_masked_pos: Tensor) -> Figure:
+    """Image | what the student sees | teacher's features | student's prediction | error, a row an image.
+
+    See `prediction_columns`; a student that predicts pixels has the filled image instead, or too.
+    """
+    return _grid(prediction_columns(model, pixel_values, bool_masked_pos))
+
+
+@torch.no_grad()
+def features_figure(
+    encoder: PreTrainedModel, pixel_values: Tensor, mean: Sequence[float], std: Sequence[float]
+) -> Figure:
+    """Image | the student's feature maps as colours, finest first, a row an image; for any stock CNN.
+
+    Args:
+        encoder: a stock model with feature maps at several scales.
+        pixel_values: (B, 3, H, W), normalised with `mean` and `std`.
+        mean, std: of the channels.
+
+    Raises:
+        ValueError: the model has no such maps.
+    """
+    scales = feature_scales(encoder.config)
+    with eval_mode(encoder):
+        states = encoder(pixel_values, output_hidden_states=True).hidden_states
+    columns = {"image": unnormalise(pixel_values, mean, std)}
+    for scale in scales:
+        columns[f"{scale.channels} channels, stride {scale.stride}"] = pca_colours(states[scale.index])[0]
+    return _grid(columns)
+
+
+def nearest(bank: Features, queries: Features, count: int) -> Tensor:
+    """The `count` rows of `bank` most alike each query by cosine, the most alike first: (queries, count) indices."""
+    normalised = (torch.nn.functional.normalize(features.features, dim=1) for features in (queries, bank))
+    queries_, bank_ = normalised
+    return (queries_ @ bank_.T).topk(min(count, len(bank)), dim=1).indices
+
+
+def neighbours_figure(
+    bank: Features,
+    queries: Features,
+    bank_images: Mapping[int, Tensor],
+    query_images: Sequence[Tensor],
+    neighbours: Tensor,
+) -> Figure:
+    """Each query and the images whose features are most alike; a green frame has the query's class, a red one not.
+
+    Args:
+        bank, queries: features; frames are drawn where both have labels.
+        bank_images: (H, W, 3) in [0, 1] by row of the bank, at least of the `neighbours`.
+        query_images: of the queries, (H, W, 3) each.
+        neighbours: rows of the bank, (queries, count), from `nearest`.
+    """
+    from matplotlib.figure import Figure
+
+    rows, count = neighbours.shape
+    figure = Figure(figsize=(1.35 * (count + 1), 1.4 * rows + 0.3), layout="constrained")
+    axes = figure.subplots(rows, count + 1, squeeze=False)
+    labelled = bank.labels is not None and queries.labels is not None
+    for row, query in enumerate(query_images):
+        _picture(axes[row, 0], query)
+        for column, index in enumerate(neighbours[row].tolist(), 1):
+            _picture(axes[row, column], bank_images[index])
+            if labelled:
+                same = bool(bank.labels[index] == queries.labels[row])
+                axes[row, column].set_axis_on()
+                axes[row, column].set(xticks=[], yticks=[])
+                axes[row, column].spines[:].set(color="#2a9d4a" if same else "#d1495b", linewidth=2.5)
+    axes[0, 0].set_title("image", fontsize=9)
+    axes[0, 1].set_title("most alike", fontsize=9)
+    return figure
+
+
+def _grid(columns: Mapping[str, Tensor]) -> Figure:
+    """Pictures in columns under their titles, a row an image; what has no colours is drawn as heat."""
+    from matplotlib.figure import Figure
+
+    rows = len(next(iter(columns.values())))
+    figure = Figure(figsize=(2 * len(columns), 2 * rows + 0.4), layout="constrained")
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    for column, (name, pictures) in enumerate(columns.items()):
+        axes[0, column].set_title(name, fontsize=9)
+        for row, picture in enumerate(pictures):
+            limits = {"vmin": 0, "vmax": float(pictures.max()), "cmap": "magma"} if picture.dim() == 2 else {}
+            _picture(axes[row, column], picture, **limits)
+    return figure
+
+
+def _picture(axis, picture: Tensor, **limits) -> None:
+    axis.set_axis_off()
+    axis.imshow(picture.float().cpu().numpy(), interpolation="nearest", **limits)

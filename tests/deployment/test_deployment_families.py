@@ -1,0 +1,43 @@
+"""Every student of docs/students.md as ONNX, small, at a batch and sizes that the export did not see."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hgkd_hf.deployment import check_onnx, export_onnx, export_program
+
+for extra in ("onnx", "onnxscript", "onnxruntime"):
+    pytest.importorskip(extra, reason="needs the extra `export`")
+
+# The table's own list of students, which is a test file itself.
+spec = importlib.util.spec_from_file_location(
+    "students_table", Path(__file__).parents[1] / "sparse" / "test_students_table.py"
+)
+students_table = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = students_table
+spec.loader.exec_module(students_table)
+
+
+def calibrate(model: torch.nn.Module) -> None:
+    """Give BatchNorm the statistics of noise: untrained, a deep and narrow network ends in zeros."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean over the batches seen, here one
+    with torch.no_grad():
+        model.train()(torch.randn(8, 3, 64, 96))
+    model.eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("student", students_table.STUDENTS, ids=lambda student: student[0])
+def test_onnx_equals_pytorch(student, tmp_path):
+    _, kind, options, small = student
+    torch.manual_seed(0)
+    model = students_table.network(kind, options | small)
+    calibrate(model)
+    path = export_onnx(export_program(model, (64, 96)), tmp_path / "model.onnx")
+    assert model(torch.randn(1, 3, 64, 96)).last_hidden_state.std() > 1e-2
+    assert check_onnx(path, model, [(1, 64, 96), (3, 128, 64)]) < 1e-4
