@@ -1,5 +1,6 @@
 """From the command line to the Hub and back: what a run publishes is what another machine loads and goes on with."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -12,9 +13,9 @@ import yaml
 from datasets import ClassLabel, Dataset, Features, Image
 from huggingface_hub import ModelCard
 from PIL import Image as Pil
-from transformers import AutoModel, ViTConfig, ViTModel
+from transformers import AutoModel, ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
-from hgkd_hf.hub import StudentCard, readme
+from hgkd_hf.hub import PushError, StudentCard, readme, student_image_processor, write_student_folder
 from hgkd_hf.hub.pull import pull_run
 from hgkd_hf.methods import parse_method
 from hgkd_hf.trainer import DistillationArguments
@@ -152,11 +153,7 @@ KINDS = {"teacher": "model", "dots": "dataset"}
 
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
-    """A finished run as `publish.py` finds it; its dataset's licence is not known."""
-    from transformers import ResNetConfig, ResNetModel
-
-    from hgkd_hf.hub import student_image_processor, write_student_folder
-
+    """A finished run as `publish.py` finds it; what it was made of is not known."""
     model = ResNetModel(ResNetConfig(**{k: v for k, v in STUDENT.items() if k != "model_type"}))
     card = StudentCard(name="mine", method="hgkd")
     processor = student_image_processor(64, (0.5,) * 3, (0.5,) * 3)
@@ -164,45 +161,53 @@ def finished(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def publish(hub: HubServer, *arguments: object, **variables: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(REPOSITORY / "training" / "publish.py"), *map(str, arguments)]
-    environment = {**hub.env(variables.pop("token", WRITER)), **variables}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+@pytest.fixture
+def publish(hub: HubServer, monkeypatch):
+    """`training/publish.py` in this process, logged in as alice: `publish(arguments...)`."""
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    spec = importlib.util.spec_from_file_location("publish", REPOSITORY / "training" / "publish.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *arguments: module.main([*map(str, arguments)])
 
 
-def test_publish_later(hub: HubServer, finished: Path):
-    shown = publish(hub, finished, "--repo_id", REPO, "--license", "mit", "--tag", "v1", "--dry_run")
-    assert shown.returncode == 0, shown.stderr
-    assert "to alice/student, tag v1" in shown.stdout
+def test_publish_later(hub: HubServer, publish, finished: Path, capsys):
+    arguments = (finished, "--repo_id", REPO, "--license", "mit", "--tag", "v1")
+    publish(*arguments, "--dry_run")
+    shown = capsys.readouterr().out
+    assert "to alice/student, tag v1" in shown
     assert not [hit for hit in hub.requests if hit.method not in ("GET", "HEAD")]
     assert not hub.store.repos
-    result = publish(hub, finished, "--repo_id", REPO, "--license", "mit", "--tag", "v1")
-    assert result.returncode == 0, result.stderr
+    publish(*arguments)
     pushed = hub.repo(REPO).log()[-1]
     for name in pushed.changed:
-        assert f"{len(pushed.tree[name].data):,}  {name}" in shown.stdout
-    assert (
-        pushed.tree["README.md"].data.decode().strip()
-        == shown.stdout.split("yet, or it could not be read.\n\n")[1].strip()
-    )
+        assert f"{len(pushed.tree[name].data):,}  {name}" in shown
+    assert shown.split("could not be read.\n\n")[1].strip() == pushed.tree["README.md"].data.decode().strip()
+    assert f"published: {hub.url}/{REPO}/commit/{pushed.oid}" in capsys.readouterr().out
+    publish(*arguments, "--dry_run")
+    assert "README.md: The one on the Hub was merged into." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("arguments", "variables", "said"),
+    ("arguments", "said"),
     [
-        ((), {}, "nothing is known of what the student was made of: choose a licence with --license"),
-        (("--license", "other"), {}, "--license other needs --license_name and --license_link."),
-        (("--license", "mit", "--best"), {}, "there is no"),
-        (("--license", "mit"), {"token": None}, "run `hf auth login` or set HF_TOKEN"),
-        (("--license", "mit"), {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE is set"),
-        (("--license", "nonsense"), {}, "the Hub refuses the metadata of the README"),
+        ((), "nothing is known of what the student was made of: choose a licence with --license"),
+        (("--license", "other"), "--license other needs --license_name and --license_link."),
+        (("--license", "mit", "--best"), "there is no .*student-best: give the folder of a finished run"),
+        (("--license", "nonsense"), "the Hub refuses the metadata of the README"),
     ],
 )
-def test_what_hinders_a_publication_is_one_sentence(hub: HubServer, finished: Path, arguments, variables, said):
-    result = publish(hub, finished, "--repo_id", REPO, *arguments, **variables)
+def test_what_hinders_a_publication_is_one_sentence(publish, finished: Path, arguments, said):
+    with pytest.raises((ValueError, FileNotFoundError, PushError), match=said) as error:
+        publish(finished, "--repo_id", REPO, *arguments)
+    assert "\n" not in str(error.value)
+
+
+def test_script_ends_with_the_sentence(hub: HubServer, finished: Path):
+    command = [sys.executable, REPOSITORY / "training" / "publish.py", finished, "--repo_id", REPO, "--license", "mit"]
+    result = subprocess.run(command, capture_output=True, text=True, env=hub.env(token=None), timeout=300)
     assert result.returncode == 1
-    assert said in result.stderr.strip().splitlines()[-1]
-    assert result.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert result.stderr.strip().splitlines()[-1].startswith("error: the Hub asks who you are: run `hf auth login`")
     assert "Traceback" not in result.stderr
 
 
