@@ -20,8 +20,12 @@ from torch import Tensor
 #   3x3, products        0.86 | 0.68  1.35 | 0.97  1.88 | 1.47  2.57 | 2.27
 CONVOLUTION_BLOCK = 4
 
-# From this block side on, in float32, a library's own gradient of the weight beats one product of all columns.
+# From this block side on, a library's own gradient of the weight beats a product per tap.
 WEIGHT_GRADIENT_BLOCK = 8
+
+
+# For each kernel tap, row-major, the (output, input) pixels of rows that it joins; None: each with itself.
+Taps = list[tuple[Tensor, Tensor] | None]
 
 
 @dataclass(frozen=True)
@@ -145,37 +149,44 @@ class HaloConvolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, shape: Geometry, halo: Halo, turned: Halo) -> Tensor:
-        """Rows (V, I, b, b) and weight (O, I, kh, kw) to (V, O, b, b); `turned` is the halo of `shape.turned()`."""
+    def forward(
+        ctx, x: Tensor, weight: Tensor, shape: Geometry, halo: Halo, turned: Halo, taps: Taps | None
+    ) -> Tensor:
+        """Rows (V, I, b, b) and weight (O, I, kh, kw) to (V, O, b, b).
+
+        `turned` is the halo of `shape.turned()`; the weight's gradient is `tap_gradients`, without taps the library's.
+        """
         ctx.save_for_backward(x, weight)
-        ctx.shape, ctx.halo, ctx.turned = shape, halo, turned
+        ctx.shape, ctx.halo, ctx.turned, ctx.taps = shape, halo, turned, taps
         return F.conv2d(halo.read(x), weight, dilation=shape.dilation)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None, None]:
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None, None, None]:
         """Gradients of rows and weight."""
         x, weight = ctx.saved_tensors
         shape, grad_x = ctx.shape, None
         if ctx.needs_input_grad[0]:
             kernel = weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=torch.channels_last)
             grad_x = F.conv2d(ctx.turned.read(grad), kernel, dilation=shape.dilation)
-        windows = ctx.halo.read(x)
-        if x.dtype == torch.float32 and min(shape.block) >= WEIGHT_GRADIENT_BLOCK:
+        if ctx.taps is None:
+            windows = ctx.halo.read(x)
             grad_weight = torch.nn.grad.conv2d_weight(windows, weight.shape, grad, dilation=shape.dilation)
         else:
-            grad_weight = columns_product(windows, grad, shape)
-        return grad_x, grad_weight, None, None, None
+            grad_weight = tap_gradients(x, grad, weight, ctx.taps)
+        return grad_x, grad_weight, None, None, None, None
 
 
-def columns_product(windows: Tensor, grad: Tensor, shape: Geometry) -> Tensor:
-    """The weight's gradient (O, I, kh, kw) as one product: of the outputs' gradient and every window's columns."""
-    width, channels = windows.shape[3], windows.shape[1]
-    size = (len(windows), *shape.block, *shape.kernel, channels)
-    row, column = width * channels, channels
-    strides = (windows.shape[2] * row, row, column, shape.dilation[0] * row, shape.dilation[1] * column, 1)
-    columns = windows.as_strided(size, strides).reshape(-1, shape.kernel[0] * shape.kernel[1] * channels)
-    product = pixels(grad).t() @ columns
-    return product.view(-1, *shape.kernel, channels).permute(0, 3, 1, 2)
+def tap_gradients(x: Tensor, grad: Tensor, weight: Tensor, taps: Taps) -> Tensor:
+    """The weight's gradient (O, I, kh, kw), one matrix product for each kernel tap."""
+    inputs, grads = pixels(x), pixels(grad)
+    grad_weight = torch.empty_like(weight)
+    for tap, pairs in enumerate(taps):
+        ky, kx = divmod(tap, weight.shape[3])
+        tap_grads, tap_inputs = grads, inputs
+        if pairs is not None:
+            tap_grads, tap_inputs = grads.index_select(0, pairs[0]), inputs.index_select(0, pairs[1])
+        torch.mm(tap_grads.t(), tap_inputs, out=grad_weight[:, :, ky, kx])
+    return grad_weight
 
 
 class TapConvolution(torch.autograd.Function):
@@ -185,7 +196,7 @@ class TapConvolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, taps: list[tuple[Tensor, Tensor] | None], out_block) -> Tensor:
+    def forward(ctx, x: Tensor, weight: Tensor, taps: Taps, out_block) -> Tensor:
         """Rows (V, I, b, b) and weight (O, I, kh, kw) to (V, O, *out_block)."""
         ctx.save_for_backward(x, weight)
         ctx.taps = taps
@@ -206,19 +217,14 @@ class TapConvolution(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         """Gradients of rows and weight."""
         x, weight = ctx.saved_tensors
-        inputs, grads = pixels(x), pixels(grad)
-        grad_weight = torch.empty_like(weight)
-        grad_x = new_rows(x, x.shape[1], x.shape[2:]).zero_() if ctx.needs_input_grad[0] else None
+        if not ctx.needs_input_grad[0]:
+            return None, tap_gradients(x, grad, weight, ctx.taps), None, None
+        grads, grad_x = pixels(grad), new_rows(x, x.shape[1], x.shape[2:]).zero_()
         for tap, pairs in enumerate(ctx.taps):
-            ky, kx = divmod(tap, weight.shape[3])
-            tap_grads, tap_inputs = grads, inputs
-            if pairs is not None:
-                tap_grads, tap_inputs = grads.index_select(0, pairs[0]), inputs.index_select(0, pairs[1])
-            torch.mm(tap_grads.t(), tap_inputs, out=grad_weight[:, :, ky, kx])
-            if grad_x is None:
-                continue
+            tap_weight = weight[:, :, *divmod(tap, weight.shape[3])]
             if pairs is None:
-                pixels(grad_x).addmm_(tap_grads, weight[:, :, ky, kx])
+                pixels(grad_x).addmm_(grads, tap_weight)
             else:
-                pixels(grad_x).index_add_(0, pairs[1], tap_grads @ weight[:, :, ky, kx])
-        return grad_x, grad_weight, None, None
+                to, origin = pairs
+                pixels(grad_x).index_add_(0, origin, grads.index_select(0, to) @ tap_weight)
+        return grad_x, tap_gradients(x, grad, weight, ctx.taps), None, None

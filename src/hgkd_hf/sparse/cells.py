@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from ..masking import VisibleCells
 from . import cell_kernels
 from .cell_kernels import (
+    WEIGHT_GRADIENT_BLOCK,
     Geometry,
     Halo,
     HaloConvolution,
     HaloWindow,
     TapConvolution,
+    Taps,
     autocast_dtype,
     patch_product,
     pointwise_product,
@@ -64,7 +66,7 @@ class CellsBackend:
         self.cells = cells
         self.cell_size: tuple[int, int] | None = None  # in pixels; known from `enter` on
         self._halos: dict[Geometry, Halo] = {}
-        self._taps: dict[Geometry, list[tuple[Tensor, Tensor] | None]] = {}
+        self._taps: dict[Geometry, Taps] = {}
 
     def enter(self, pixel_values: Tensor) -> Tensor:
         """Images (B, 3, H, W) to rows (V, 3, H/gh, W/gw)."""
@@ -94,7 +96,8 @@ class CellsBackend:
         dtype = autocast_dtype(x)  # a custom Function is not autocast by itself
         x, weight = x.to(dtype), weight.to(dtype)
         if wide:
-            y = HaloConvolution.apply(x, weight, shape, self.halo(shape), self.halo(shape.turned()))
+            taps = self.taps(shape) if min(shape.block) < WEIGHT_GRADIENT_BLOCK else None
+            y = HaloConvolution.apply(x, weight, shape, self.halo(shape), self.halo(shape.turned()), taps)
         else:
             y = TapConvolution.apply(x, weight, self.taps(shape), shape.out_block)
         return y if layer.bias is None else y + layer.bias.view(-1, 1, 1)
@@ -211,8 +214,8 @@ class CellsBackend:
         row, column = self.cells.cell_index // self.cells.grid[1], self.cells.cell_index % self.cells.grid[1]
         return windows[self.cells.image_index, :, row, column].contiguous(memory_format=torch.channels_last)
 
-    def taps(self, shape: Geometry) -> list[tuple[Tensor, Tensor] | None]:
-        """For each kernel tap, row-major, the (output, input) pixels of rows that it joins; None: each with itself."""
+    def taps(self, shape: Geometry) -> Taps:
+        """The taps of a geometry."""
         if shape not in self._taps:
             halo, taps = self.halo(shape), []
             for ky in range(shape.kernel[0]):
