@@ -1,5 +1,7 @@
 """Tiny models that many tests share; everything is built here and offline."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -41,3 +43,16 @@ def hgkd(teacher, student_config) -> HGKDForPreTraining:
     """64-pixel crops, 4x4 cells of 16 pixels, 8x8 teacher tokens."""
     torch.manual_seed(1)
     return HGKDForPreTraining(HGKDConfig.for_teacher(teacher, student_config, image_size=64)).attach_teacher(teacher)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium: that of the system, or playwright's own."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (extra `dev`)")
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    with playwright.sync_playwright() as driver:
+        if path is None and not Path(driver.chromium.executable_path).is_file():
+            pytest.skip("needs Chromium: `playwright install chromium`, or one on the PATH")
+        chromium = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()

@@ -1,0 +1,167 @@
+"""What a run's folder tells, finished or not: plain data, without machine paths and secrets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..hub.privacy import public
+from ..hub.student_card import CARD_FILE, METRICS, StudentCard
+from ..visualize import read_metrics
+
+STUDENT_FOLDER, PICTURES = "student", "pictures"
+EVALUATIONS = ("before_", "eval_", "after_")
+# Entries of a training log that are drawn by themselves, (title, name in the log); other numbers are loss terms.
+TRAINING = {
+    "learning_rate": "learning rate",
+    "grad_norm": "gradient's norm",
+    "images_per_second": "images per second",
+    "data_wait_share": "share of the time spent waiting for data",
+}
+
+
+@dataclass
+class Chart:
+    """Curves over the steps: by name, points (step, value)."""
+
+    title: str
+    series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+    def add(self, name: str, step: int, value: float) -> None:
+        """Append a point."""
+        self.series.setdefault(name, []).append((step, value))
+
+
+@dataclass
+class RunRecord:
+    """A run.
+
+    Attributes:
+        name: of the run's folder.
+        card: what is known of the student; None of a run that was stopped before it wrote one.
+        summary: what the training script wrote at its end; empty before.
+        recipe: all settings.
+        charts: the curves, those that have points.
+        results: figures by (whose, metric title).
+        pictures: caption -> PNG file.
+        warnings: what a reader should know: steps and images that were skipped, spikes of the loss.
+        steps: done so far.
+    """
+
+    name: str
+    card: StudentCard | None
+    summary: dict[str, Any]
+    recipe: dict[str, Any]
+    charts: list[Chart]
+    results: dict[str, dict[str, float]]
+    pictures: dict[str, Path]
+    warnings: list[str]
+    steps: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training script came to its end."""
+        return bool(self.summary)
+
+    @property
+    def description(self) -> dict[str, str]:
+        """Rows (what, value): the start summary, and what the run took."""
+        if self.card is None:
+            wanted = ("method", "student", "teacher", "seed", "train_seconds")
+            return public({key: self.summary[key] for key in wanted if self.summary.get(key) is not None})
+        card = StudentCard.from_dict(self.card.to_dict())
+        run = {key.replace("_", " "): value for key, value in card.run.items() if value is not None}
+        versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
+        return card.description | run | ({"versions": versions} if versions else {})
+
+    @classmethod
+    def read(cls, run: str | Path) -> RunRecord:
+        """Read a run's folder.
+
+        Raises:
+            FileNotFoundError: it has no `metrics.jsonl`.
+        """
+        run = Path(run)
+        entries = read_metrics(run)
+        cards = [path for path in (run / STUDENT_FOLDER / CARD_FILE, run / CARD_FILE) if path.is_file()]
+        recipe = run / "recipe.yaml"
+        settings = yaml.safe_load(recipe.read_text(encoding="utf-8")) or {} if recipe.is_file() else {}
+        paths = [value for value in settings.values() if isinstance(value, str)]
+        summary = run / "summary.json"
+        return cls(
+            name=run.absolute().name,
+            card=StudentCard.load(cards[0]) if cards else None,
+            summary=json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {},
+            recipe=public({key: value for key, value in settings.items() if value not in (None, [], {}, "")}, paths),
+            charts=charts(entries),
+            results=results(entries),
+            pictures=_pictures(run),
+            warnings=_warnings(run, entries),
+            steps=max((entry["step"] for entry in entries), default=0),
+        )
+
+
+def charts(entries: list[dict[str, Any]]) -> list[Chart]:
+    """The curves of a run's log: loss and terms, evaluations, then what else was logged."""
+    loss, others = Chart("loss"), {}
+    for entry in entries:
+        step = entry["step"]
+        for name, value in entry.items():
+            if not isinstance(value, int | float) or name in ("step", "epoch"):
+                continue
+            metric = next((name.removeprefix(prefix) for prefix in EVALUATIONS if name.startswith(prefix)), None)
+            if metric in METRICS:
+                title = METRICS[metric][0]
+                others.setdefault(title, Chart(title)).add(title, step, value)
+            elif name in TRAINING:
+                others.setdefault(name, Chart(TRAINING[name])).add(TRAINING[name], step, value)
+            elif "loss" in entry and (name == "loss" or name.endswith("_loss")):
+                loss.add(name.replace("_", " "), step, value)
+            elif "loss" in entry:
+                title = name.replace("_", " ")
+                others.setdefault(name, Chart(title)).add(title, step, value)
+    first = [METRICS[metric][0] for metric in METRICS]
+    order = {name: rank for rank, name in enumerate([*first, *TRAINING])}
+    rest = sorted(others, key=lambda name: order.get(name, len(first) - 0.5))  # terms before speed
+    return [chart for chart in (loss, *(others[name] for name in rest)) if chart.series]
+
+
+def results(entries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """The last figures of each kind of evaluation, by whose they are."""
+    found: dict[str, dict[str, float]] = {}
+    for whose, prefixes in {"before training": ("before_",), "the student": ("eval_", "after_")}.items():
+        for entry in entries:
+            for prefix in prefixes:
+                for metric, (title, _) in METRICS.items():
+                    value = entry.get(prefix + metric)
+                    if value is not None:
+                        found.setdefault(whose, {})[title] = value
+    return found
+
+
+def _pictures(run: Path) -> dict[str, Path]:
+    """The last picture of each kind that was drawn while training, else those of the student's card."""
+    kinds: dict[str, Path] = {}
+    for path in sorted((run / PICTURES).glob("*.png")):  # kind-000100.png
+        kinds[path.stem.rpartition("-")[0].replace("-", " ").capitalize()] = path
+    pictures = {f"{kind}, step {int(path.stem.rpartition('-')[2])}": path for kind, path in kinds.items()}
+    return pictures or {path.stem.capitalize(): path for path in sorted((run / STUDENT_FOLDER).glob("pred*.png"))}
+
+
+def _warnings(run: Path, entries: list[dict[str, Any]]) -> list[str]:
+    found = []
+    for file, what in (
+        ("non_finite.jsonl", "step(s) were skipped because loss or gradient was not finite"),
+        ("skipped.tsv", "image(s) could not be read"),
+    ):
+        path = run / file
+        if path.is_file() and (lines := path.read_text(encoding="utf-8").splitlines()):
+            found.append(f"{len(lines)} {what} (see {file}).")
+    spikes = [entry["step"] for entry in entries if "loss_spike" in entry]
+    if spikes:
+        found.append(f"The loss spiked {len(spikes)} time(s), first at step {spikes[0]}.")
+    return found
