@@ -300,7 +300,7 @@ def test_teachers_that_do_not_fit(classifier, model, vit):
     patches = PatchTeacher(vit, layers=(1,))
     with pytest.raises(ValueError, match=r"the teacher's layers are \(1,\) .* built for \(2, -1\) \(teacher_layers\)"):
         model.attach_teacher(patches)
-    with pytest.raises(ValueError, match=r"alpha is 0.5, but the teacher None has no classifier: take a Classifier"):
+    with pytest.raises(ValueError, match=r"alpha is 0.5, but the teacher None has no classifier: choose a checkpoint"):
         build(patches, ResNetConfig(**CNN), student_layers=(2,), alpha=0.5)
     five = ResNetForImageClassification(ResNetConfig(**CNN | {"num_labels": 5}))
     with pytest.raises(ValueError, match=r"the teacher has 5 classes and the student 3 \(num_labels"):

@@ -32,7 +32,8 @@ class ImageClassificationDistiller(AttachedTeacherMixin, PreTrainedModel):
         classes = getattr(teacher, "num_labels", None)
         if classes is None:
             raise ValueError(
-                f"{reason}, but the teacher {teacher.name_or_path!r} has no classifier: take a ClassifierTeacher."
+                f"{reason}, but the teacher {teacher.name_or_path!r} has no classifier: "
+                f"choose a checkpoint that classifies (--teacher), as a ClassifierTeacher."
             )
         if classes != self.student.config.num_labels:
             raise ValueError(
