@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint environment
+.PHONY: quickstart test lint torture audit environment
 
 quickstart: $(BIN)/ready
 	$(BIN)/python examples/quickstart.py $(ARGS)
@@ -13,6 +13,17 @@ test: $(BIN)/ready
 lint: $(BIN)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Kills of a small run at random moments, each resumed and compared: about ten minutes of one core.
+torture: $(BIN)/ready
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/torture.py $(ARGS)
+
+# Known holes of the pinned dependencies (asks the package index), and their licences.
+audit: $(BIN)/ready
+	$(BIN)/pip install -q pip-audit pip-licenses
+	$(BIN)/pip-audit --strict --disable-pip --no-deps -r constraints.txt
+	$(BIN)/pip-licenses --partial-match --packages $$(sed -n 's/==.*//p' constraints.txt | tr _ -) \
+	    --allow-only 'Apache;BSD;MIT;MPL;PSF;Python Software Foundation;HPND;ISC;Unlicense;CNRI'
 
 environment: $(BIN)/ready
 

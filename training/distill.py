@@ -21,10 +21,14 @@ from pathlib import Path
 
 import yaml
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
-from hgkd_hf.hub import PushError, find_source, student_image_processor
+from hgkd_hf.checkpoints import list_checkpoints, newest_checkpoint
+from hgkd_hf.hub import find_source, student_image_processor
+from hgkd_hf.hub.folder import warn_only
+from hgkd_hf.identity import check_same_run, has_begun
 from hgkd_hf.methods import Method, parse_method
+from hgkd_hf.report import write_report
+from hgkd_hf.script import run_script
 from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
 
 
@@ -36,6 +40,10 @@ def main(arguments: list[str] | None = None) -> dict:
     train = args.training_data(model, training.seed, run / "skipped.tsv")
     knn_datasets = args.evaluation_data(model)
     checkpoint = find_checkpoint(args, training)
+    settings = args.identity(model) | {"seed": training.seed, "images_per_step": training.images_per_step}
+    check_same_run(
+        run, settings, goes_on=args.resume, allow_changes=training.allow_changes, write=training.process_index == 0
+    )
     config = model.config
     processor = student_image_processor(config.image_size, config.image_mean, config.image_std)
     trainer = DistillationTrainer(model, training, train, knn_datasets, processor)
@@ -73,16 +81,18 @@ def main(arguments: list[str] | None = None) -> dict:
     return summary
 
 
-def find_checkpoint(args: Method, training: DistillationArguments) -> str | None:
-    """The checkpoint to go on from; a folder with checkpoints is not overwritten by accident."""
+def find_checkpoint(args: Method, training: DistillationArguments) -> Path | None:
+    """The checkpoint to go on from; a folder with checkpoints is not overwritten by accident.
+
+    None with --resume: the run was stopped before its first checkpoint, and begins anew.
+    """
     run = Path(training.output_dir)
-    checkpoint = get_last_checkpoint(str(run)) if run.is_dir() else None
-    if checkpoint is None and args.resume:
-        raise ValueError(f"--resume: there is no checkpoint in {run} (--output_dir).")
-    if checkpoint is not None and not args.resume:
-        raise ValueError(
-            f"{run} holds {Path(checkpoint).name}: add --resume to go on, or choose another --output_dir."
-        )
+    found = list_checkpoints(run)
+    if found and not args.resume:
+        raise ValueError(f"{run} holds {found[-1].name}: add --resume to go on, or choose another --output_dir.")
+    checkpoint = newest_checkpoint(run) if args.resume else None
+    if checkpoint is None and args.resume and (found or not has_begun(run)):
+        raise ValueError(f"--resume: there is no{' whole' if found else ''} checkpoint in {run} (--output_dir).")
     return checkpoint
 
 
@@ -95,6 +105,8 @@ def finish(run: Path, args: Method, training, trainer: DistillationTrainer, summ
         model, figures = type(trainer.model).from_pretrained(best), {"knn_accuracy": trainer.state.best_metric}
         trainer.export_student(run / "student-best", model, figures)
     (run / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    with warn_only("the report"):
+        print(f"report: {write_report(run)}")
     print(f"{summary['steps']} steps in {summary['train_seconds']} s, mean loss {summary['train_loss']:.4f}")
     if "after" in summary:
         k, temperature = training.knn_k, training.knn_temperature
@@ -108,7 +120,4 @@ def finish(run: Path, args: Method, training, trainer: DistillationTrainer, summ
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError, PermissionError, PushError) as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -14,12 +14,20 @@ from torch import nn
 FILE = "identity.json"
 
 
-def check_same_run(run: str | Path, settings: Mapping[str, Any], *, allow_changes: bool, write: bool) -> None:
-    """Remember `settings` in the run's folder, or compare them with those that it was started with.
+def has_begun(run: str | Path) -> bool:
+    """Whether a run was ever started in this folder."""
+    return Path(run, FILE).is_file()
+
+
+def check_same_run(
+    run: str | Path, settings: Mapping[str, Any], *, goes_on: bool, allow_changes: bool, write: bool
+) -> None:
+    """Remember `settings` in the run's folder; of a run that goes on, compare them with those it was started with.
 
     Args:
         run: the run's folder.
         settings: all that decides what is learned, as JSON values: teacher, student, data, masks, seed, step size.
+        goes_on: whether the run was started before.
         allow_changes: go on with other settings all the same; they are remembered from now on.
         write: whether this process writes.
 
@@ -28,7 +36,7 @@ def check_same_run(run: str | Path, settings: Mapping[str, Any], *, allow_change
     """
     path = Path(run, FILE)
     settings = json.loads(json.dumps(settings))
-    if path.is_file() and not allow_changes:
+    if goes_on and path.is_file() and not allow_changes:
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
         if changed:

@@ -13,6 +13,16 @@ from typing import Any
 import yaml
 from transformers import HfArgumentParser
 
+# Settings of `TrainingArguments` until transformers 4, found in many recipes, and what took their place.
+DROPPED = {
+    "evaluation_strategy": "'eval_strategy'",
+    "warmup_ratio": "'warmup_steps', where a number below 1 is a share",
+    "no_cuda": "'use_cpu'",
+    "overwrite_output_dir": "'resume', or another 'output_dir'",
+    "per_gpu_train_batch_size": "'per_device_train_batch_size'",
+    "save_safetensors": "nothing, models are always safetensors",
+}
+
 
 def parse_recipe(
     types: Sequence[type], arguments: Sequence[str] | None = None, description: str | None = None
@@ -37,7 +47,10 @@ def parse_recipe(
         known = {field.name for kind in types for field in fields(kind) if field.init}
         # As flags in front of the real ones, a recipe's values meet the same checks, and later flags win.
         arguments = _as_flags(read_recipe(path), known, path) + arguments
-    *instances, _ = parser.parse_args_into_dataclasses(args=arguments)
+    try:
+        *instances, _ = parser.parse_args_into_dataclasses(args=arguments)
+    except Exception as error:  # settings are refused with many kinds of errors, all of them the user's to mend
+        raise ValueError(f"these settings do not fit: {' '.join(str(error).split())}") from error
     return tuple(instances)
 
 
@@ -55,6 +68,8 @@ def _as_flags(values: dict[str, Any], known: set[str], path: str) -> list[str]:
     flags = []
     for key, value in values.items():
         if key not in known:
+            if key in DROPPED:
+                raise ValueError(f"recipe {path} has the key {key!r} of older versions: use {DROPPED[key]}.")
             near = difflib.get_close_matches(key, known, n=1)
             hint = f": did you mean {near[0]!r}?" if near else "."
             raise ValueError(f"recipe {path} has the key {key!r}, which no setting reads{hint}")

@@ -8,8 +8,9 @@ from typing import Any
 
 from .checkpoints import RunStopped
 from .data.reading import StreamError
+from .hub import PushError
 
-EXPECTED = (ValueError, FileNotFoundError, PermissionError, RunStopped, StreamError)
+EXPECTED = (ValueError, FileNotFoundError, PermissionError, RunStopped, StreamError, PushError)
 
 
 def run_script(main: Callable[[], Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import time
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.trainer_utils import TrainOutput
 
 from .data import EndlessStream, StreamingDistillationDataset, collate
 from .evaluation import Features, extract_features, feature_rank, feature_std, knn_accuracy
 from .guards import (
+    REQUEUE_EXIT_CODE,
     CollapseWarning,
     LossSpikes,
     NonFiniteGuard,
@@ -30,9 +33,13 @@ from .guards import (
     finite_sum,
     outlive_signal,
 )
+from .hub.folder import warn_only
 from .hub.publishing import PublishingTrainer
+from .report import draw_evaluation, write_report
 from .resumable import ResumableTrainer
 from .sparse.norm import synchronise_batch_norm
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -59,6 +66,9 @@ class DistillationArguments(TrainingArguments):
     )
     max_skipped_share: float = field(
         default=0.1, metadata={"help": "Share of the images that may be unreadable before the run ends."}
+    )
+    allow_changes: bool = field(
+        default=False, metadata={"help": "Let --resume go on though teacher, student, data or masks have changed."}
     )
 
     license: str | None = field(
@@ -147,6 +157,7 @@ class DistillationTrainer(PublishingTrainer, ResumableTrainer):
             synchronise_batch_norm(model)
         if knn_datasets is not None and args.metric_for_best_model is None:
             args.metric_for_best_model, args.greater_is_better = "knn_accuracy", True
+        stop = StopOnSignal()
         super().__init__(
             model=model.to(memory_format=torch.channels_last),
             args=args,
@@ -157,22 +168,40 @@ class DistillationTrainer(PublishingTrainer, ResumableTrainer):
             callbacks=[
                 DatasetEpoch(train_dataset),
                 SeedEachStep(),
-                StopOnSignal(),
+                stop,
                 SkippedImagesLimit(train_dataset, args.max_skipped_share),
                 CollapseWarning(),
                 MetricsFile(),
+                ReportAtEnd(),
                 self.use_card(train_dataset, knn_datasets),
                 *(callbacks or []),
             ],
         )
         self.model_accepts_loss_kwargs = False  # a mean over the batch, to be divided when batches are accumulated
         self.knn_datasets = knn_datasets
+        self._stop = stop
         self._guard = NonFiniteGuard(model, args.max_non_finite_steps, Path(args.output_dir, "non_finite.jsonl"))
         self._spikes = LossSpikes()
         self._terms: dict[str, Tensor] = {}  # (sum, count) of each since the last log
         self._step_losses: list[Tensor] = []  # of the running step's batches, as are their samples
         self._step_samples: list[Tensor] = []
         self._last_log = (0, time.perf_counter())
+        self._data_wait = 0.0  # seconds since the last log
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """`ResumableTrainer.train`; what breaks after a SIGTERM was broken by it.
+
+        Raises:
+            SystemExit: a signal came; with `REQUEUE_EXIT_CODE`, after saving a checkpoint if there was time.
+        """
+        try:
+            return super().train(*args, **kwargs)
+        except RuntimeError as error:
+            if not self._stop.received:
+                raise
+            # It may have ended a worker that was just starting, or another process of the job.
+            logger.warning("SIGTERM: no checkpoint could be saved any more (%s).", str(error).splitlines()[0])
+            raise SystemExit(REQUEUE_EXIT_CODE) from None
 
     def get_train_dataloader(self) -> DataLoader:
         """As `Trainer`'s; of a stream one that never ends, and in a resumed run goes on where it was."""
@@ -188,6 +217,13 @@ class DistillationTrainer(PublishingTrainer, ResumableTrainer):
         loader = self._get_dataloader(endless, "Training", self._train_batch_size, is_training=True)
         loader.worker_init_fn = outlive_signal
         return skip_first_batches(loader, before % group // args.world_size)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any):
+        """`Trainer.get_batch_samples`; the time that it waits for data is measured."""
+        start = time.perf_counter()
+        batches = super().get_batch_samples(*args, **kwargs)
+        self._data_wait += time.perf_counter() - start
+        return batches
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The model's loss; its other scalars are remembered for the log."""
@@ -229,8 +265,9 @@ class DistillationTrainer(PublishingTrainer, ResumableTrainer):
             step, now = self.state.global_step, time.perf_counter()
             last_step, last_time = self._last_log
             logs["images_per_second"] = round((step - last_step) * self.args.images_per_step / (now - last_time), 1)
+            logs["data_wait_share"] = round(min(1.0, self._data_wait / (now - last_time)), 3)
             self._terms = {}
-        self._last_log = (self.state.global_step, time.perf_counter())
+        self._last_log, self._data_wait = (self.state.global_step, time.perf_counter()), 0.0
         super().log(logs, start_time)
 
     def log_state(self) -> dict[str, Any]:
@@ -265,6 +302,9 @@ class DistillationTrainer(PublishingTrainer, ResumableTrainer):
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.is_world_process_zero():
+            with warn_only("the pictures of the evaluation"):
+                draw_evaluation(self, (bank, queries))
         return metrics
 
     def extract(self, dataset: Dataset, function: str = "image_features") -> Features:
@@ -340,3 +380,13 @@ class MetricsFile(TrainerCallback):
             }
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(finite) + "\n")
+
+
+class ReportAtEnd(TrainerCallback):
+    """Writes the run's report when the training ends; a script may write it again when it knows more."""
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Write it."""
+        if state.is_world_process_zero:
+            with warn_only("the report"):
+                write_report(args.output_dir)

@@ -90,11 +90,16 @@ def live(run: str, images: str, settings: dict, rank: int = 0, world: int = 1, p
     Path(run).mkdir(exist_ok=True)
     sys.stdout = sys.stderr = open(Path(run, f"output-{rank}.txt"), "a", buffering=1)  # noqa: SIM115
     os.dup2(sys.stderr.fileno(), 2)
-    settings = {"max_steps": 8, "save_steps": 2, "logging_steps": 3, "learning_rate": 1e-2, **settings}
+    settings = {
+        "per_device_train_batch_size": 4 // world,
+        "max_steps": 8,
+        "save_steps": 2,
+        "logging_steps": 3,
+        "learning_rate": 1e-2,
+        **settings,
+    }
     streaming, hold = settings.pop("streaming", False), settings.pop("hold", -1)
-    args = DistillationArguments(
-        output_dir=run, per_device_train_batch_size=4 // world, save_strategy="steps", disable_tqdm=True, **settings
-    )
+    args = DistillationArguments(output_dir=run, save_strategy="steps", disable_tqdm=True, **settings)
     model = build_model()
     kind = StreamingDistillationDataset if streaming else DistillationDataset
     data = kind(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -19,8 +19,12 @@ from ..data import (
     StreamingDistillationDataset,
     load_images,
 )
+from ..identity import weights_digest
 from ..students.presets import PRESETS, student_encoder_config
 from ..teachers import ClassifierTeacher, PatchTeacher
+
+# Settings that decide what is measured, or how a run begins, but not what is learned.
+_CHANGE_NOTHING = ("resume", "knn_split", "knn_bank_samples", "knn_query_samples")
 
 
 @dataclass
@@ -181,6 +185,17 @@ class Method(ABC):
         patch = PatchTeacher.patch_size_of(self.teacher, revision=self.teacher_revision)
         fitting = max(1, self.image_size // patch) * patch
         return self.load_teacher(PatchTeacher, image_size=self.teacher_image_size or fitting)
+
+    def identity(self, model: PreTrainedModel) -> dict:
+        """All that decides what is learned, to be compared when a run goes on.
+
+        The teacher is known by its weights too, and the data by its number of rows, since either may change under the
+        same name.
+        """
+        settings = {name: value for name, value in asdict(self).items() if name not in _CHANGE_NOTHING}
+        settings["rows"] = self.source.num_rows
+        settings["teacher_weights"] = weights_digest(model.teacher) if self.teacher else None
+        return settings
 
     def describe(self, model: PreTrainedModel) -> list[tuple[str, str]]:
         """The start summary: rows of (what, value)."""

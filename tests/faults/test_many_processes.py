@@ -1,0 +1,32 @@
+"""Two processes: unequal last batches, the death of one, who writes."""
+
+import json
+import signal
+import time
+
+from toy_run import kill, seen, wait_for
+
+
+def test_one_dying_ends_the_other_within_a_minute(lives, tmp_path):
+    run = tmp_path / "run"
+    processes = lives.start(run, world=2, hold=3)
+    wait_for(lambda: len(list(run.glob("holding-*"))) == 2)
+    kill([processes[1]], signal.SIGKILL)
+    began = time.monotonic()
+    (run / "go").touch()
+    processes[0].join(60)
+    assert processes[0].exitcode == 1
+    assert time.monotonic() - began < 60
+    assert not (run / "weights.txt").exists()
+    lives.finish(run, world=2)
+
+
+def test_unequal_last_batches_and_one_writer(lives, tmp_path):
+    """22 images in batches of 2 x 4: the last step of an epoch is filled up with its first images."""
+    run = tmp_path / "run"
+    lives.finish(run, world=2, max_steps=3, per_device_train_batch_size=4, num_train_epochs=1)
+    steps = [entry[-1][0] for process in seen(run, 2) for entry in process.values()]
+    assert {len(samples) for samples in steps} == {4}
+    assert len(steps) == 6
+    entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert len([entry for entry in entries if "loss" in entry]) == 1, "each entry once"

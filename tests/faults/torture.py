@@ -1,0 +1,96 @@
+"""Kill a small run at random moments, again and again, and compare it with one never interrupted: `make torture`.
+
+Each life of a run goes on from the newest whole checkpoint and is killed after a random time; a run that reaches its
+end is compared, losses, samples, masks and weights bit for bit, and the next begins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from toy_run import Lives, facts, kill, write_images
+
+from hgkd_hf.checkpoints import fault, list_checkpoints
+
+
+def torture(lives: Lives, folder: Path, kills: int, chance: random.Random, world: int, **settings) -> tuple[int, int]:
+    """Kill `kills` times; returns the number of runs that came to their end and of signals that were SIGTERM.
+
+    Raises:
+        AssertionError: a life cannot go on, or a run differs from the one never interrupted.
+    """
+    whole = folder / "whole"
+    lives.finish(folder / "first", world, **settings)  # the server imports torch
+    began = time.monotonic()
+    lives.finish(whole, world, **settings)
+    wanted, usual = facts(whole, world), time.monotonic() - began
+    assert facts(folder / "first", world) == wanted
+    done = finished = terminated = 0
+    while done < kills:
+        run = folder / f"run-{finished}"
+        while not (run / "weights.txt").exists():
+            processes = lives.start(run, world, **settings)
+            if done < kills:
+                processes[0].join(chance.uniform(0, usual))
+            number = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
+            # Of several processes, sometimes one alone is killed: the others must end by themselves.
+            victims = processes if chance.random() < 0.7 else [chance.choice(processes)]
+            if done < kills and all(process.is_alive() for process in processes):
+                kill(victims, number)
+                done += 1
+                terminated += number == signal.SIGTERM
+            for process in processes:
+                process.join(120)
+                assert process.exitcode is not None, "a process hangs"
+            assert 1 not in {p.exitcode for p in processes} or world > 1, (run / "output-0.txt").read_text()[-3000:]
+            if number == signal.SIGKILL and chance.random() < 0.2 and not (run / "weights.txt").exists():
+                damage(run, chance)
+        assert facts(run, world) == wanted, f"{run} differs from the run never interrupted"
+        finished += 1
+        print(f"{done} kills", end="\r", flush=True)
+        shutil.rmtree(run)
+    return finished, terminated
+
+
+def damage(run: Path, chance: random.Random) -> None:
+    """Cut a file of the newest checkpoint short, if there is an older whole one, as a power failure may."""
+    whole = [path for path in list_checkpoints(run) if fault(path) is None]
+    if len(whole) > 1:
+        file = chance.choice([path for path in whole[-1].iterdir() if path.is_file()])
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def main() -> None:
+    """Run it and print the counts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200, help="of the run of one process with 2 workers")
+    parser.add_argument("--kills_of_two", type=int, default=30, help="of the run of 2 processes")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    chance = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        lives = Lives(write_images(Path(folder, "images")))
+        for name, kills, world, settings in (
+            ("one process, 2 workers", args.kills, 1, {"dataloader_num_workers": 2}),
+            ("2 processes", args.kills_of_two, 2, {}),
+        ):
+            began = time.monotonic()
+            part = Path(folder, str(world))
+            part.mkdir()
+            runs, terminated = torture(lives, part, kills, chance, world, max_steps=12, **settings)
+            print(
+                f"{name}: {kills} kills ({terminated} by SIGTERM) in {runs} runs, none diverged, none could not be "
+                f"loaded; {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
