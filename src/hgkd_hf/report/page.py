@@ -50,7 +50,7 @@ def render(record: RunRecord) -> str:
         columns=list(dict.fromkeys(title for row in record.results.values() for title in row)),
         changed=_yaml(changed),
         recipe=_yaml(record.recipe),
-        command=card.to_dict()["command"] if card else "",
+        command=card.command if card else "",
         # "<" written so that no string can end the script element
         data=json.dumps(data).replace("<", "\\u003c"),
         style=(HERE / "page.css").read_text(encoding="utf-8"),

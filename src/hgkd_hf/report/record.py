@@ -72,11 +72,11 @@ class RunRecord:
         """Rows (what, value): the start summary, and what the run took."""
         if self.card is None:
             wanted = ("method", "student", "teacher", "seed", "train_seconds")
-            return public({key: self.summary[key] for key in wanted if self.summary.get(key) is not None})
-        card = StudentCard.from_dict(self.card.to_dict())
-        run = {key.replace("_", " "): value for key, value in card.run.items() if value is not None}
-        versions = ", ".join(f"{name} {version}" for name, version in card.versions.items())
-        return card.description | run | ({"versions": versions} if versions else {})
+            known = {key.replace("_", " "): self.summary.get(key) for key in wanted}
+            return public({key: value for key, value in known.items() if value is not None})
+        run = {key.replace("_", " "): value for key, value in self.card.run.items() if value is not None}
+        versions = ", ".join(f"{name} {version}" for name, version in self.card.versions.items())
+        return self.card.description | run | ({"versions": versions} if versions else {})
 
     @classmethod
     def read(cls, run: str | Path) -> RunRecord:
@@ -94,7 +94,7 @@ class RunRecord:
         summary = run / "summary.json"
         return cls(
             name=run.absolute().name,
-            card=StudentCard.load(cards[0]) if cards else None,
+            card=StudentCard.from_dict(StudentCard.load(cards[0]).to_dict()) if cards else None,  # the public one
             summary=json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {},
             recipe=public({key: value for key, value in settings.items() if value not in (None, [], {}, "")}, paths),
             charts=charts(entries),

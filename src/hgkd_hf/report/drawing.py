@@ -1,0 +1,92 @@
+"""The pictures of an evaluation while training: into the run's folder, and into TensorBoard."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback
+
+from ..data import EvaluationDataset
+from ..evaluation import Features
+from ..hub.export import stock_student
+from ..visualize import features_figure, nearest, neighbours_figure, prediction_figure, unnormalise
+from .record import PICTURES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from transformers import Trainer
+
+SAMPLES, QUERIES, NEIGHBOURS = 4, 6, 6
+
+
+def evaluation_figures(
+    model,
+    samples: dict[str, torch.Tensor],
+    evaluated: tuple[Features, Features],
+    datasets: tuple[EvaluationDataset, ...],
+) -> dict[str, Figure]:
+    """Figures by name: what the student predicts or sees, and which images it finds alike.
+
+    Args:
+        model: a distiller, with its teacher attached if it has one.
+        samples: a batch of its training data.
+        evaluated: features of bank and queries.
+        datasets: bank and queries, whose images are drawn.
+    """
+    mean, std = model.config.image_mean, model.config.image_std
+    figures = {}
+    if model.config.model_type == "hgkd":
+        figures["predictions"] = prediction_figure(model, samples["pixel_values"], samples["bool_masked_pos"])
+    else:
+        pixels = torch.stack([datasets[1][index]["pixel_values"] for index in range(min(SAMPLES, len(datasets[1])))])
+        encoder = stock_student(model)
+        encoder = getattr(encoder, encoder.base_model_prefix, encoder)
+        figures["features"] = features_figure(encoder.cpu(), pixels, mean, std)
+    bank, queries = evaluated
+    rows = torch.linspace(0, len(queries) - 1, min(QUERIES, len(queries))).long()  # not all of one class
+    queries = Features(queries.features[rows], None if queries.labels is None else queries.labels[rows])
+    neighbours = nearest(bank, queries, NEIGHBOURS)
+
+    def picture(dataset: EvaluationDataset, index: int) -> torch.Tensor:
+        return unnormalise(dataset[index]["pixel_values"][None], mean, std)[0]
+
+    found = {index: picture(datasets[0], index) for index in neighbours.unique().tolist()}
+    asked = [picture(datasets[1], index) for index in rows.tolist()]
+    figures["most-alike"] = neighbours_figure(bank, queries, found, asked, neighbours)
+    return figures
+
+
+def draw_evaluation(trainer: Trainer, evaluated: tuple[Features, Features]) -> None:
+    """Write the figures of this step to `pictures/` in the run's folder, and to TensorBoard if the run reports there.
+
+    Args:
+        trainer: a `DistillationTrainer` with kNN data.
+        evaluated: features of bank and queries.
+    """
+    step, folder = trainer.state.global_step, Path(trainer.args.output_dir, PICTURES)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    samples = trainer.data_collator(list(islice(iter(trainer.train_dataset), SAMPLES)))
+    samples = {name: value.to(trainer.args.device) for name, value in samples.items() if torch.is_tensor(value)}
+    with trainer.compute_loss_context_manager():
+        figures = evaluation_figures(model, samples, evaluated, trainer.knn_datasets)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}-{step:06d}.png", dpi=100)
+        for callback in trainer.callback_handler.callbacks:
+            _add_image(callback, name, figure, step)
+
+
+def _add_image(callback: TrainerCallback, name: str, figure: Figure, step: int) -> None:
+    if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        callback.tb_writer.add_image(
+            f"eval/{name}", np.asarray(canvas.buffer_rgba())[..., :3], step, dataformats="HWC"
+        )

@@ -1,0 +1,108 @@
+"""Pictures: colours of one basis, filled-in cells, neighbours; drawn for every kind of distiller."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModel
+
+from hgkd_hf import HGKDConfig, HGKDForPreTraining, SparseUNetConfig
+from hgkd_hf.data import DistillationDataset, EvaluationDataset, ImageTransform, load_images
+from hgkd_hf.evaluation import Features
+from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
+from hgkd_hf.visualize import features_figure, nearest, pca_colours, prediction_columns, prediction_figure, unnormalise
+from hgkd_hf.visualize.pictures import HIDDEN_GREY
+
+pytest.importorskip("matplotlib", reason="needs the extra `demo`")
+
+
+def test_colours_share_one_basis():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 5, 4, 4, generator=generator)
+    first, same, shifted = pca_colours(features, features, features + 1.0)
+    assert first.shape == (2, 4, 4, 3)
+    assert torch.equal(first, same)
+    assert not torch.allclose(first, shifted), "an own basis and range would hide the shift"
+    assert 0 <= first.min() < 0.05
+    assert 0.95 < first.max() <= 1
+
+
+def test_unnormalised_pixels_by_hand():
+    pixels = torch.tensor([-1.0, 0.0, 9.0]).view(1, 3, 1, 1)
+    assert unnormalise(pixels, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2)).flatten().tolist() == pytest.approx([0.3, 0.4, 1.0])
+
+
+def test_prediction_columns(hgkd):
+    pixels = torch.randn(2, 3, 64, 64)
+    masks = torch.zeros(2, 4, 4, dtype=torch.bool)
+    masks[0, 0, 0] = masks[1, 3, 3] = True
+    hgkd.train()
+    columns = prediction_columns(hgkd, pixels, masks)
+    assert hgkd.training
+    assert list(columns) == [
+        "image", "what the student sees", "teacher's features", "student's prediction", "squared error",
+    ]  # fmt: skip
+    seen = columns["what the student sees"]
+    assert (seen[0, :16, :16] == HIDDEN_GREY).all()
+    assert torch.equal(seen[0, 16:], columns["image"][0, 16:])
+    assert columns["squared error"].shape == (2, 8, 8)
+    assert prediction_figure(hgkd, pixels, masks).get_size_inches()[0] == 10
+
+
+def test_pixels_filled_in_have_their_cells_brightness(encoder_config, monkeypatch):
+    student = SparseUNetConfig(encoder_config=encoder_config, decoder_width=32, decoder_stride=1)
+    config = HGKDConfig(student_config=student, image_size=64, feature_weight=0, pixel_weight=1, decoder="full")
+    model = HGKDForPreTraining(config)
+    pixels = torch.full((1, 3, 64, 64), -0.5)
+    pixels[..., 32:] = 0.5
+    masks = torch.ones(1, 4, 4, dtype=torch.bool)
+    masks[0, 0, 0] = False
+    model.pixel_head.weight.data.zero_()
+    model.pixel_head.bias.data.zero_()  # the mean of every cell, and its cells have no spread
+    columns = prediction_columns(model, pixels, masks)
+    assert list(columns) == ["image", "what the student sees", "filled in"]
+    torch.testing.assert_close(columns["filled in"], columns["image"])
+
+
+def test_nearest_is_by_cosine():
+    bank = Features(torch.tensor([[1.0, 0.0], [0.0, 5.0], [3.0, 3.0]]))
+    queries = Features(torch.tensor([[10.0, 1.0], [0.0, 0.1]]))
+    assert nearest(bank, queries, 2).tolist() == [[0, 2], [1, 2]]
+    assert nearest(bank, queries, 9).shape == (2, 3)
+
+
+def test_feature_maps_of_a_stock_student(encoder_config, vit):
+    pixels = torch.randn(2, 3, 64, 64)
+    figure = features_figure(AutoModel.from_config(encoder_config), pixels, (0.5,) * 3, (0.5,) * 3)
+    assert [axis.get_title() for axis in figure.axes[:4]] == [
+        "image", "8 channels, stride 4", "16 channels, stride 8", "32 channels, stride 16",
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="no feature maps at several scales"):
+        features_figure(vit, pixels, (0.5,) * 3, (0.5,) * 3)
+
+
+def test_training_draws_at_each_evaluation_and_reports_at_the_end(hgkd, tmp_path):
+    pytest.importorskip("tensorboard", reason="TensorBoard is optional")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for index in range(8):
+        path = tmp_path / "images/train" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((64, 64, 3), 30 * index, np.uint8)).save(path)
+    source = load_images(tmp_path / "images")
+    transform = ImageTransform(64, train=True)
+    train = DistillationDataset(source, transform, seed=0, cell_grid=hgkd.config.cell_grid, mask_ratio=0.5)
+    labelled = EvaluationDataset(source, ImageTransform(64, train=False))
+    run = tmp_path / "run"
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "no", "logging_steps": 1, "max_steps": 2}
+    arguments = DistillationArguments(run, per_device_train_batch_size=4, report_to=["tensorboard"], **settings)
+    DistillationTrainer(hgkd, arguments, train, (labelled, labelled)).train()
+    assert {path.name for path in (run / "pictures").iterdir()} == {
+        f"{kind}-{step:06d}.png" for kind in ("predictions", "most-alike") for step in (1, 2)
+    }
+    text = (run / "report.html").read_text()
+    assert "Predictions, step 2" in text
+    (events,) = {path.parent for path in run.rglob("events.out.tfevents*")}
+    tags = EventAccumulator(str(events)).Reload().Tags()
+    assert {"eval/predictions", "eval/most-alike"} <= set(tags["images"])
+    assert {"train/feature_loss", "train/images_per_second", "train/data_wait_share"} <= set(tags["scalars"])
