@@ -18,11 +18,11 @@ lint: $(BIN)/ready
 torture: $(BIN)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/torture.py $(ARGS)
 
-# Known holes of the pinned dependencies (asks the package index), and their licences.
+# Known holes of the pinned dependencies (asks the package index, and fails for what it does not know), and licences.
 audit: $(BIN)/ready
 	$(BIN)/pip install -q pip-audit pip-licenses
 	$(BIN)/pip-audit --strict --disable-pip --no-deps -r constraints.txt
-	$(BIN)/pip-licenses --partial-match --packages $$(sed -n 's/==.*//p' constraints.txt | tr _ -) \
+	$(BIN)/pip-licenses --partial-match --packages $$(sed -n 's/==.*//p' constraints.txt) \
 	    --allow-only 'Apache;BSD;MIT;MPL;PSF;Python Software Foundation;HPND;ISC;Unlicense;CNRI'
 
 environment: $(BIN)/ready
