@@ -24,6 +24,7 @@ from hgkd_hf.deployment import (
     quantize_int8,
 )
 from hgkd_hf.hub import student_image_processor
+from hgkd_hf.hub.student_card import StudentCard
 
 for extra in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(extra, reason="needs the extra `export`")
@@ -145,6 +146,7 @@ def test_script_writes_programs_and_one_table(script, folder, tmp_path, capsys):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (70, 60), (40 * index, 0, 255 - 40 * index)).save(path)
     out = tmp_path / "out"
+    StudentCard(name="tiny", method="kd", student="ResNetForImageClassification").save(out / "card.json")
     flags = {"output_dir": out, "dataset": data, "accuracy_split": "test", "rounds": 2, "threads": 1}
     rows = script.main([str(folder), *(f"--{name}={value}" for name, value in flags.items())])
     assert [row["program"] for row in rows] == ["PyTorch float32", "ONNX float32", "ONNX int8"]
@@ -154,7 +156,12 @@ def test_script_writes_programs_and_one_table(script, folder, tmp_path, capsys):
         "model.onnx",
         "model_int8.onnx",
         "deployment.json",
+        "card.json",
+        "README.md",
     }
+    assert [line for line in (out / "README.md").read_text().splitlines() if line.startswith("| ONNX float32")] == [
+        "| " + " | ".join(map(str, rows[1].values())) + " |"
+    ]
     kept = json.loads((out / "deployment.json").read_text())
     assert kept["rows"] == rows
     assert "64x64 px on 1 thread(s)" in kept["conditions"]

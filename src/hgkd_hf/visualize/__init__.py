@@ -2,6 +2,7 @@
 
 from .curves import curves_figure, read_metrics
 from .pictures import (
+    feature_columns,
     features_figure,
     nearest,
     neighbours_figure,
@@ -13,6 +14,7 @@ from .pictures import (
 
 __all__ = [
     "curves_figure",
+    "feature_columns",
     "features_figure",
     "nearest",
     "neighbours_figure",

@@ -102,15 +102,18 @@ def prediction_figure(model: HGKDForPreTraining, pixel_values: Tensor, bool_mask
 
 
 @torch.no_grad()
-def features_figure(
+def feature_columns(
     encoder: PreTrainedModel, pixel_values: Tensor, mean: Sequence[float], std: Sequence[float]
-) -> Figure:
-    """Image | the student's feature maps as colours, finest first, a row an image; for any stock CNN.
+) -> dict[str, Tensor]:
+    """The image and the feature maps of any stock CNN as colours, finest first, each with colours of its own.
 
     Args:
         encoder: a stock model with feature maps at several scales.
         pixel_values: (B, 3, H, W), normalised with `mean` and `std`.
         mean, std: of the channels.
+
+    Returns:
+        Pictures (B, h, w, 3) in [0, 1] by title.
 
     Raises:
         ValueError: the model has no such maps.
@@ -121,7 +124,14 @@ def features_figure(
     columns = {"image": unnormalise(pixel_values, mean, std)}
     for scale in scales:
         columns[f"{scale.channels} channels, stride {scale.stride}"] = pca_colours(states[scale.index])[0]
-    return _grid(columns)
+    return columns
+
+
+def features_figure(
+    encoder: PreTrainedModel, pixel_values: Tensor, mean: Sequence[float], std: Sequence[float]
+) -> Figure:
+    """Image | the student's feature maps, a row an image: see `feature_columns`."""
+    return _grid(feature_columns(encoder, pixel_values, mean, std))
 
 
 def nearest(bank: Features, queries: Features, count: int) -> Tensor:

@@ -1,0 +1,108 @@
+"""A page on which one sees what a student learned: what it fills in, and which images it finds alike.
+
+    python examples/demo_app.py --student runs/mine --images path/to/images
+
+`--student` is a run's folder (its student fills in hidden cells beside its teacher), or a stock student's folder or
+Hub id (its feature maps are shown). As a Space, this file is app.py, with STUDENT and IMAGES as its variables.
+"""
+
+import argparse
+import os
+from functools import partial
+
+import gradio as gr
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from transformers import AutoConfig
+
+from hgkd_hf import HGKDForPreTraining, PatchTeacher, random_cell_mask
+from hgkd_hf.data import DistillationDataset, collate, load_images
+from hgkd_hf.deployment import load_student, load_transform
+from hgkd_hf.evaluation import Features, extract_features, pooled_features
+from hgkd_hf.visualize import feature_columns, nearest, prediction_columns, unnormalise
+
+
+class Demo:
+    """A student, with its teacher where there is one, and images among which to look for neighbours."""
+
+    def __init__(self, student: str, images: str | None, samples: int = 200):
+        self.distiller, self.encoder = None, None
+        if AutoConfig.from_pretrained(student).model_type == "hgkd":
+            self.distiller = HGKDForPreTraining.from_pretrained(student).eval()
+            if self.distiller.config.feature_weight:
+                self.distiller.attach_teacher(load_teacher(self.distiller.config))
+            self.encoder = self.distiller.to_native()
+        self.encoder = self.encoder or load_student(student).base_model
+        self.transform = load_transform(student)
+        self.bank = None
+        if images:
+            self.images = DistillationDataset(load_images(images, max_samples=samples), self.transform, seed=0)
+            loader = DataLoader(self.images, batch_size=32, collate_fn=collate)
+            self.bank = extract_features(partial(pooled_features, self.encoder), loader, "cpu", module=self.encoder)
+
+    @torch.no_grad()
+    def look(self, image: Image.Image, mask_ratio: float, seed: int) -> tuple[list, list]:
+        """Pictures of the student's view of `image`, and the images most like it, each (picture, caption)."""
+        if image is None:
+            raise gr.Error("Choose an image first.")
+        pixels = self.transform(image.convert("RGB"))[None]
+        if self.distiller is None:
+            columns = feature_columns(self.encoder, pixels, self.transform.image_mean, self.transform.image_std)
+        else:
+            generator = torch.Generator().manual_seed(int(seed))
+            mask = random_cell_mask(self.distiller.config.cell_grid, mask_ratio, generator=generator)
+            columns = prediction_columns(self.distiller, pixels, mask[None])
+        pictures = [(picture(values[0]), title) for title, values in columns.items()]
+        if self.bank is None:
+            return pictures, []
+        found = nearest(self.bank, Features(pooled_features(self.encoder, pixels)), 8)[0].tolist()
+        return pictures, [(self.picture_of(row), f"{place}.") for place, row in enumerate(found, 1)]
+
+    def picture_of(self, row: int) -> np.ndarray:
+        """An image of the searched ones."""
+        pixels = self.images[row]["pixel_values"][None]
+        return picture(unnormalise(pixels, self.transform.image_mean, self.transform.image_std)[0])
+
+
+def load_teacher(config) -> PatchTeacher:
+    """The teacher that a distiller was trained with, as its config names it."""
+    settings = {"revision": config.teacher_revision, "layers": config.teacher_layers}
+    settings |= {"image_size": tuple(config.teacher_image_size), "teacher_input": config.teacher_input}
+    return PatchTeacher.from_pretrained(config.teacher_name_or_path, **settings)
+
+
+def picture(values: torch.Tensor, side: int = 224) -> np.ndarray:
+    """(h, w, 3) in [0, 1], or (h, w) of any range, as an enlarged uint8 picture."""
+    if values.dim() == 2:
+        values = (values / values.max().clamp(min=1e-8))[..., None].expand(-1, -1, 3)
+    small = Image.fromarray((255 * values).byte().numpy())
+    return np.asarray(small.resize((side, side), Image.Resampling.NEAREST))
+
+
+def build(demo: Demo, title: str) -> gr.Blocks:
+    with gr.Blocks(title="What the student learned") as page:
+        gr.Markdown(f"# What the student learned\n`{title}` sees the cells that are not grey, and predicts the rest.")
+        with gr.Row():
+            with gr.Column(scale=1):
+                image = gr.Image(type="pil", label="Image", height=260)
+                ratio = gr.Slider(0.05, 0.95, 0.6, step=0.05, label="Share of hidden cells")
+                seed = gr.Slider(0, 99, 0, step=1, label="Which cells")
+                button = gr.Button("Look", variant="primary")
+            with gr.Column(scale=3):
+                pictures = gr.Gallery(label="What it sees and predicts", columns=5, height=260, object_fit="contain")
+                alike = gr.Gallery(label="Images it finds alike", columns=8, height=180, object_fit="contain")
+        gr.on([button.click, ratio.release, seed.release], demo.look, [image, ratio, seed], [pictures, alike])
+    return page
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--student", default=os.environ.get("STUDENT"), help="Run, student's folder or Hub id.")
+    parser.add_argument("--images", default=os.environ.get("IMAGES"), help="Images to search; optional.")
+    parser.add_argument("--port", type=int, help="Default: the first free one from 7860 on.")
+    args = parser.parse_args()
+    if args.student is None:
+        parser.error("name a student with --student")
+    build(Demo(args.student, args.images), os.path.basename(args.student.rstrip("/"))).launch(server_port=args.port)
