@@ -25,8 +25,8 @@ from typing import Any
 import torch
 import yaml
 from transformers import AutoModel
-from transformers.trainer_utils import get_last_checkpoint
 
+from hgkd_hf.checkpoints import list_checkpoints
 from hgkd_hf.data import ImageTransform, load_images
 from hgkd_hf.evaluation import ProtocolSettings, best_device, image_set_features, run_protocols
 from hgkd_hf.students.presets import student_encoder_config
@@ -172,7 +172,7 @@ class Benchmark:
             if not from_scratch:
                 self.pretrained(row, seed)
             labels = round(preset.label_share * load_images(self.dataset).num_rows)
-            run_script(
+            launch_script(
                 "finetune.py",
                 folder,
                 model=preset.student if from_scratch else self.folder(row, seed) / "student",
@@ -220,7 +220,7 @@ class Benchmark:
         if summary.is_file():
             check_same_settings(folder, settings)
         else:
-            run_script("distill.py", folder, **where, **settings)
+            launch_script("distill.py", folder, **where, **settings)
         return json.loads(summary.read_text())
 
     def folder(self, row: str, seed: int) -> Path:
@@ -232,14 +232,14 @@ class Benchmark:
         return self.output_dir / "finetuned" / f"{row}-{seed}"
 
 
-def run_script(script: str, folder: Path, **settings) -> None:
+def launch_script(script: str, folder: Path, **settings) -> None:
     """Run a training script with its settings as flags, going on from a checkpoint; its output goes to run.log."""
     settings |= {"output_dir": folder, "save_strategy": "steps", "save_steps": 100, "save_total_limit": 1}
     settings |= {"disable_tqdm": True, "logging_steps": 10}
     flags = []
     for name, value in settings.items():
         flags += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
-    if folder.is_dir() and get_last_checkpoint(str(folder)) is not None:
+    if list_checkpoints(folder):
         flags.append("--resume")
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "run.log"

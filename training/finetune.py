@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -20,9 +21,15 @@ from pathlib import Path
 import yaml
 from transformers import set_seed
 
-from hgkd_hf.checkpoints import newest_checkpoint
+from hgkd_hf.checkpoints import list_checkpoints, newest_checkpoint
 from hgkd_hf.finetuning import FineTuningArguments, FineTuningTrainer, Task, parse_task
+from hgkd_hf.identity import check_same_run, has_begun
 from hgkd_hf.script import run_script
+
+# Python puts a script's folder first, where evaluate.py would hide the package `evaluate`, which metrics need.
+sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
+
+NO_PART_OF_IDENTITY = ("resume", "eval_split", "max_eval_samples")
 
 
 def main(arguments: list[str] | None = None) -> dict:
@@ -30,8 +37,15 @@ def main(arguments: list[str] | None = None) -> dict:
     run = Path(training.output_dir)
     checkpoint = find_checkpoint(task, training)
     set_seed(training.seed)
-    train, evaluated = task.training_data(training.seed, run / "skipped.tsv"), task.evaluation_data()
     model = task.build_model()
+    train, evaluated = task.training_data(training.seed, run / "skipped.tsv"), task.evaluation_data()
+    check_same_run(
+        run,
+        identity(task, training),
+        goes_on=task.resume,
+        allow_changes=training.allow_changes,
+        write=training.process_index == 0,
+    )
     trainer = FineTuningTrainer(model, training, task, train, evaluated, task.image_processor())
     if trainer.is_world_process_zero():
         run.mkdir(parents=True, exist_ok=True)
@@ -62,16 +76,26 @@ def main(arguments: list[str] | None = None) -> dict:
     return summary
 
 
-def find_checkpoint(task: Task, training: FineTuningArguments) -> str | None:
-    """The checkpoint to go on from; a folder with checkpoints is not overwritten by accident."""
-    checkpoint = newest_checkpoint(training.output_dir)
-    if checkpoint is None and task.resume:
-        raise ValueError(f"--resume: there is no checkpoint in {training.output_dir} (--output_dir).")
-    if checkpoint is not None and not task.resume:
-        raise ValueError(
-            f"{training.output_dir} holds {checkpoint.name}: add --resume to go on, or choose another --output_dir."
-        )
-    return checkpoint and str(checkpoint)
+def identity(task: Task, training: FineTuningArguments) -> dict:
+    """What decides what is learned: a run that goes on must not change it."""
+    settings = {name: value for name, value in asdict(task).items() if name not in NO_PART_OF_IDENTITY}
+    settings |= {name: getattr(training, name) for name in ("seed", "images_per_step", "layer_decay", "ema_decay")}
+    return settings | {"rows": task.source.fingerprint}
+
+
+def find_checkpoint(task: Task, training: FineTuningArguments) -> Path | None:
+    """The checkpoint to go on from; a folder with checkpoints is not overwritten by accident.
+
+    None with --resume: the run was stopped before its first checkpoint, and begins anew.
+    """
+    run = Path(training.output_dir)
+    found = list_checkpoints(run)
+    if found and not task.resume:
+        raise ValueError(f"{run} holds {found[-1].name}: add --resume to go on, or choose another --output_dir.")
+    checkpoint = newest_checkpoint(run) if task.resume else None
+    if checkpoint is None and task.resume and (found or not has_begun(run)):
+        raise ValueError(f"--resume: there is no{' whole' if found else ''} checkpoint in {run} (--output_dir).")
+    return checkpoint
 
 
 def finish(run: Path, trainer: FineTuningTrainer, summary: dict) -> None:

@@ -45,6 +45,8 @@ class FineTuningArguments(DistillationArguments):
             raise ValueError(f"layer_decay is {self.layer_decay}, but it must be above 0 and at most 1.")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}, but it must be at least 0 and below 1.")
+        if self.push_to_hub:
+            raise ValueError("a fine-tuned model is not published while it trains: leave --push_to_hub out.")
         super().__post_init__()
 
 
@@ -80,6 +82,10 @@ class FineTuningTrainer(DistillationTrainer):
         if args.ema_decay is not None:
             self.averaged = AveragedModel(self.model, avg_fn=_moving_average(args.ema_decay), use_buffers=True)
             self.add_callback(_Averaging(self))
+
+    def use_card(self, train_dataset: Dataset, knn_datasets: tuple[Dataset, Dataset] | None) -> TrainerCallback:
+        """No card: that is of distilled students."""
+        return TrainerCallback()
 
     @property
     def evaluated_model(self) -> PreTrainedModel:
