@@ -1,4 +1,5 @@
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 from hgkd_hf.checkpoints import RunStopped
@@ -37,3 +38,9 @@ def test_error_of_a_worker():
         next(iter(DataLoader(Broken(), num_workers=1)))
     assert "Traceback" in str(caught.value)
     assert sentence(caught.value) == "the stream of 'a' failed: check it."
+
+
+@pytest.mark.parametrize("shape", [(10**13,), (10**12, 3, 3)])
+def test_no_memory_is_a_sentence(shape):
+    with pytest.raises(SystemExit, match="error: there is not enough memory .*lower --per_device_train_batch_size"):
+        run_script(lambda: torch.empty(shape))
