@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .context import recomputing
 
 
-def batch_norm(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:
+def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
     """`layer` applied to x (n, C, ...), every entry of the other axes being one observation of a channel.
 
     As `nn.BatchNorm2d`, running statistics and momentum included, for any number of axes. Where `layer.synchronised`
@@ -38,7 +38,7 @@ def batch_norm(layer: nn.BatchNorm2d, x: Tensor) -> Tensor:
     )
 
 
-def _synchronised_batch_norm(layer: nn.BatchNorm2d, x: Tensor, momentum: float | None) -> Tensor:
+def _synchronised_batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, momentum: float | None) -> Tensor:
     from torch.distributed.nn.functional import all_reduce  # differentiable; not loaded by `import torch`
 
     axes = [axis for axis in range(x.dim()) if axis != 1]
@@ -71,10 +71,23 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
         return batch_norm(self, x)
 
 
+class SynchronisedBatchNorm1d(nn.BatchNorm1d):
+    """`nn.BatchNorm1d` likewise, e.g. in a projection head."""
+
+    synchronised = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C) or (B, C, L) to the same shape."""
+        return batch_norm(self, x)
+
+
+SYNCHRONISED = {nn.BatchNorm1d: SynchronisedBatchNorm1d, nn.BatchNorm2d: SynchronisedBatchNorm2d}
+
+
 def synchronise_batch_norm(model: nn.Module) -> None:
     """Let every BatchNorm of `model`, sparse ones too, share its training statistics among processes, in place."""
     for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = SynchronisedBatchNorm2d
+        if type(module) in SYNCHRONISED:
+            module.__class__ = SYNCHRONISED[type(module)]
         elif isinstance(module, nn.BatchNorm2d):
             module.synchronised = True
