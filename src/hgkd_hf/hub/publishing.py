@@ -18,6 +18,7 @@ from transformers.utils.hub import PushInProgress
 
 from ..visualize import prediction_figure
 from .callback import CardCallback
+from .export import student_image_processor
 from .folder import push_student, warn_only, write_student_folder
 from .push import PushError, PushOptions, check_access
 from .sources import License
@@ -75,7 +76,10 @@ class PublishingTrainer(Trainer):
             model = self.accelerator.unwrap_model(self.model)
             with warn_only("the picture of the predictions"):
                 self._draw_predictions(model, folder)
-        return write_student_folder(model, folder, self.processing_class, card, run)
+        config, processor = model.config, self.processing_class
+        if processor is None:
+            processor = student_image_processor(config.image_size, config.image_mean, config.image_std)
+        return write_student_folder(model, folder, processor, card, run)
 
     def _draw_predictions(self, model: PreTrainedModel, folder: Path) -> None:
         """Of four training images, for methods that predict a teacher's features at hidden cells."""

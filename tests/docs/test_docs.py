@@ -1,0 +1,156 @@
+"""README and docs do what they say: Python blocks run, commands exist with their flags, links lead somewhere.
+
+A block below the comment `<!-- needs ... -->` needs a GPU or the network and is only parsed. Names of things that one
+has not got in a test (a Hub's teacher, one's images, one's run) are replaced by tiny ones.
+"""
+
+import ast
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoModel, ResNetConfig, ViTConfig, ViTImageProcessorPil, ViTModel
+
+from hgkd_hf.deployment import export_onnx, export_program
+from hgkd_hf.hub import student_image_processor
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+IDS = [page.stem for page in PAGES]
+BLOCK = re.compile(
+    r"^(?P<marks><!-- needs .*? -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+
+class Block(NamedTuple):
+    language: str
+    text: str
+    runs: bool
+
+
+def blocks(page: Path, language: str) -> list[Block]:
+    found = [Block(m["language"], m["text"], m["marks"] is None) for m in BLOCK.finditer(page.read_text())]
+    return [block for block in found if block.language == language]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A folder with all that the pages speak of, tiny."""
+    world = tmp_path_factory.mktemp("world")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 7, "num_attention_heads": 2, "intermediate_size": 16}
+    ViTModel(ViTConfig(**sizes, image_size=196, patch_size=14), add_pooling_layer=False).save_pretrained(world / "vit")
+    ViTImageProcessorPil().save_pretrained(world / "vit")
+    widths = {"embedding_size": 16, "hidden_sizes": [16, 16, 16, 16], "depths": [1] * 4, "layer_type": "basic"}
+    student = AutoModel.from_config(ResNetConfig(**widths))
+    for folder in (world / "resnet", world / "runs/mine/student"):
+        student.save_pretrained(folder)
+        student_image_processor(64, (0.5,) * 3, (0.25,) * 3).save_pretrained(folder)
+    onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+    if onnx:
+        export_onnx(export_program(student, (64, 64)), world / "runs/mine/student/onnx/model.onnx")
+    for index in range(8):
+        path = world / "images/train" / "ab"[index % 2] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 64), (30 * index, 100, 200)).save(path)
+    Image.new("RGB", (64, 64), "teal").save(world / "photo.jpg")
+    return world
+
+
+STAND_INS = {
+    '"facebook/dinov2-base"': '"vit"',
+    '"microsoft/resnet-18"': '"resnet"',
+    '"path/to/images"': '"images"',
+    'output_dir="runs/mine"': 'output_dir="run", max_steps=1, per_device_train_batch_size=4, report_to=[]',
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_python_runs(page, world, monkeypatch):
+    monkeypatch.chdir(world)
+    names: dict = {"__name__": "documentation"}
+    monkeypatch.setitem(sys.modules, "documentation", type(sys)("documentation"))  # where dataclasses look names up
+    for block in blocks(page, "python"):
+        ast.parse(block.text)
+        if not block.runs:
+            continue
+        if "onnxruntime" in block.text:
+            pytest.importorskip("onnxruntime", reason="needs the extra `export`")
+        text = block.text
+        for ours, tiny in STAND_INS.items():
+            text = text.replace(ours, tiny)
+        exec(compile(text, f"{page.name}: {text.splitlines()[0]}", "exec"), names)
+
+
+COMMANDS = [
+    (page, line)
+    for page in PAGES
+    for block in blocks(page, "bash")
+    for line in block.text.replace("\\\n", " ").splitlines()
+    if line.strip() and not line.startswith("#")
+]
+
+
+@pytest.mark.parametrize(("page", "line"), COMMANDS, ids=[f"{page.stem}-{i}" for i, (page, _) in enumerate(COMMANDS)])
+def test_commands_exist_with_their_flags(page, line):
+    words = shlex.split(line, comments=True)
+    if words[0] == "make":
+        targets = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+        assert words[1] in targets
+        return
+    scripts = [word for word in words if re.match(r"(training|examples|benchmarks|tests)/\w+.*\.py$", word)]
+    if not scripts:
+        assert {"-c", "pip", "torchrun"} & set(words), f"{page.name} has a command that no test understands: {line}"
+        return
+    script = REPOSITORY / scripts[0]
+    assert script.is_file()
+    given = words[words.index(scripts[0]) + 1 :]
+    flags = {word.partition("=")[0] for word in given if word.startswith("--")}
+    method = [f"--method={given[given.index('--method') + 1]}"] if "--method" in given else []
+    known = set(re.findall(r"--\w+", help_of(script, *method)))
+    assert flags <= known, f"{page.name}: {script.name} has no {sorted(flags - known)}"
+    for recipe in (word for word in given if word.endswith(".yaml")):
+        assert (REPOSITORY / recipe).is_file()
+
+
+HELP: dict[tuple, str] = {}
+
+
+def help_of(script: Path, *arguments: str) -> str:
+    if (script, *arguments) not in HELP:
+        command = [sys.executable, str(script), *arguments, "--help"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr[-500:]
+        HELP[script, *arguments] = result.stdout
+    return HELP[script, *arguments]
+
+
+def test_links_lead_somewhere():
+    checked = 0
+    for page in PAGES:
+        text = re.sub(r"```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\(([^)]+)\)", text):
+            if not target.startswith(("http://", "https://", "#")):
+                assert (page.parent / target.partition("#")[0]).is_file(), f"{page.name}: {target}"
+                checked += 1
+        for name in re.findall(r"`((?:docs|training|examples|tests|src)/[\w/.-]+)`", text):
+            assert (REPOSITORY / name).exists(), f"{page.name}: {name}"
+            checked += 1
+    assert checked > 20
+
+
+def test_site_builds_without_warnings(tmp_path):
+    for name in ("mkdocs", "material", "mkdocstrings"):
+        pytest.importorskip(name, reason="needs the extra `docs`")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path / "site")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=600)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "HGKDForPreTraining" in (tmp_path / "site/api/index.html").read_text()
+    assert "https://fonts." not in (tmp_path / "site/index.html").read_text()
