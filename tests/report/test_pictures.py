@@ -9,6 +9,7 @@ from transformers import AutoModel
 from hgkd_hf import HGKDConfig, HGKDForPreTraining, SparseUNetConfig
 from hgkd_hf.data import DistillationDataset, EvaluationDataset, ImageTransform, load_images
 from hgkd_hf.evaluation import Features
+from hgkd_hf.students.features import has_feature_scales
 from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
 from hgkd_hf.visualize import features_figure, nearest, pca_colours, prediction_columns, prediction_figure, unnormalise
 from hgkd_hf.visualize.pictures import HIDDEN_GREY
@@ -79,6 +80,11 @@ def test_feature_maps_of_a_stock_student(encoder_config, vit):
     ]  # fmt: skip
     with pytest.raises(ValueError, match="no feature maps at several scales"):
         features_figure(vit, pixels, (0.5,) * 3, (0.5,) * 3)
+
+
+def test_a_vision_transformer_has_no_such_maps(encoder_config, vit):
+    assert has_feature_scales(encoder_config)
+    assert not has_feature_scales(vit.config)
 
 
 def test_training_draws_at_each_evaluation_and_reports_at_the_end(hgkd, tmp_path):

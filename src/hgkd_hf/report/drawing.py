@@ -14,6 +14,7 @@ from transformers.integrations import TensorBoardCallback
 from ..data import EvaluationDataset
 from ..evaluation import Features
 from ..hub.export import stock_student
+from ..students.features import has_feature_scales
 from ..visualize import features_figure, nearest, neighbours_figure, prediction_figure, unnormalise
 from .record import PICTURES
 
@@ -46,7 +47,8 @@ def evaluation_figures(
         pixels = torch.stack([datasets[1][index]["pixel_values"] for index in range(min(SAMPLES, len(datasets[1])))])
         encoder = stock_student(model)
         encoder = getattr(encoder, encoder.base_model_prefix, encoder)
-        figures["features"] = features_figure(encoder.cpu(), pixels, mean, std)
+        if has_feature_scales(encoder.config):
+            figures["features"] = features_figure(encoder.cpu(), pixels, mean, std)
     bank, queries = evaluated
     rows = torch.linspace(0, len(queries) - 1, min(QUERIES, len(queries))).long()  # not all of one class
     queries = Features(queries.features[rows], None if queries.labels is None else queries.labels[rows])

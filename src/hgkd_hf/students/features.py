@@ -48,6 +48,14 @@ def _feature_scales(encoder_config: str) -> tuple[FeatureScale, ...]:
     return tuple(scales[stride] for stride in sorted(scales))
 
 
+def has_feature_scales(encoder_config: PreTrainedConfig) -> bool:
+    """Whether the model gives maps at two or more scales, which a plain vision transformer does not."""
+    try:
+        return bool(feature_scales(encoder_config))
+    except ValueError:
+        return False
+
+
 def _no_scales(config: PreTrainedConfig) -> str:
     return (
         f"the student model type {config.model_type!r} gives no feature maps at several scales: choose a CNN, "
