@@ -195,3 +195,18 @@ def test_two_processes_equal_one(finished, inputs, tmp_path):
     run(jobs, tmp_path / "driver", *launcher.split(), "--main_process_port", "0")
     for name in RUNS:
         assert losses(tmp_path / name) == pytest.approx(losses(finished / name), rel=3e-4), name
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_over_twenty_steps(inputs, tmp_path):
+    """Float errors grow on their way through twenty updates, but stay float errors."""
+    launcher = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
+    runs = {"hgkd": {"method": "hgkd", "teacher": "vit", "decoder_width": 32}, **RUNS}
+    settings = {"max_steps": 20, "learning_rate": 1e-4}
+    one = [flags(inputs, tmp_path / "1" / n, **v, **settings, per_device_train_batch_size=8) for n, v in runs.items()]
+    two = [flags(inputs, tmp_path / "2" / n, **v, **settings) for n, v in runs.items()]
+    run(one, tmp_path / "driver")
+    run(two, tmp_path / "driver", *launcher.split(), "--main_process_port", "0")
+    for name in runs:
+        assert len(losses(tmp_path / "1" / name)) == 20
+        assert losses(tmp_path / "2" / name) == pytest.approx(losses(tmp_path / "1" / name), rel=1e-3), name
