@@ -8,7 +8,7 @@ quickstart: $(BIN)/ready
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
 test: $(BIN)/ready
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(BIN)/ready
 	$(BIN)/ruff check .
