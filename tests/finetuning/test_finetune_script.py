@@ -197,3 +197,16 @@ def test_recipes_are_read_by_their_task(path):
     assert task.task == values["task"]
     assert task.image_size == values["image_size"]
     assert isinstance(training, FineTuningArguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "steps", "figure", "least"),
+    [("image-classification", 60, "top1_accuracy", 1.0), ("semantic-segmentation", 100, "mean_iou", 0.8)],
+)
+def test_it_learns(finetune, task, steps, figure, least, rectangles, student_folder, tmp_path):
+    """Coloured rectangles on noise are learned, and found in pictures that were not trained on."""
+    extras = {"mixup": 0, "cutmix": 0} if task == "image-classification" else {"scale_range": [0.8, 1.25]}
+    settings = {"max_steps": steps, "learning_rate": 1e-3, "per_device_train_batch_size": 8} | extras
+    metrics = finetune(flags(rectangles, student_folder, tmp_path, task, **settings))["metrics"]
+    assert metrics[figure] >= least
