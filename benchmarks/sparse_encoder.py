@@ -6,8 +6,9 @@
     python benchmarks/sparse_encoder.py --kernels
 
 Within a case the backends take turns, each with one step that is not timed and one that is; a fresh random mask and
-all index tables are made in every step and timed with it. Figures are medians; a ratio is the median of the rounds' own ratios, so that a drifting machine cancels out.
-Peak memory is that of one step above the resting process, each backend in a process of its own.
+all index tables are made in every step and timed with it. Figures are medians; a ratio is the median of the rounds'
+own ratios, so that a drifting machine cancels out. Peak memory is that of one step above the resting process, each
+backend in a process of its own.
 """
 
 from __future__ import annotations

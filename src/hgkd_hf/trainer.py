@@ -264,7 +264,8 @@ class DistillationTrainer(PublishingTrainer, ResumableTrainer):
             logs.update(zip(self._terms, (sums / counts).tolist()))
             step, now = self.state.global_step, time.perf_counter()
             last_step, last_time = self._last_log
-            logs["images_per_second"] = round((step - last_step) * self.args.images_per_step / (now - last_time), 1)
+            speed = (step - last_step) * self.args.images_per_step / (now - last_time)
+            logs["images_per_second"] = float(f"{speed:.4g}")  # a slow machine's is not 0
             logs["data_wait_share"] = round(min(1.0, self._data_wait / (now - last_time)), 3)
             self._terms = {}
         self._last_log, self._data_wait = (self.state.global_step, time.perf_counter()), 0.0

@@ -32,8 +32,9 @@ def calibrate(model: torch.nn.Module) -> None:
     model.eval()
 
 
-# Found by this test, cause unknown: training/export.py refuses the file, so nobody deploys it.
-BIT = pytest.mark.xfail(reason="BiT as ONNX differs from PyTorch by 1e-2", raises=ValueError)
+# BiT pads with zeros before its max pooling; onnxruntime's optimizer (1.31) merges the two and pads with -inf.
+# Unoptimized, the file is right. training/export.py refuses it, so that nobody deploys it.
+BIT = pytest.mark.xfail(reason="onnxruntime merges BiT's padding into its max pooling", raises=ValueError)
 ROWS = [
     pytest.param(row, id=row[0], marks=BIT if row[1] is students_table.BitConfig else ())
     for row in students_table.STUDENTS
@@ -48,5 +49,5 @@ def test_onnx_equals_pytorch(student, tmp_path):
     model = students_table.network(kind, options | small)
     calibrate(model)
     path = export_onnx(export_program(model, (64, 96)), tmp_path / "model.onnx")
-    assert model(torch.randn(1, 3, 64, 96)).last_hidden_state.std() > 1e-2
+    assert model(torch.randn(1, 3, 64, 96)).last_hidden_state.std() > 1e-3
     assert check_onnx(path, model, [(1, 64, 96), (3, 128, 64)]) < 1e-4

@@ -24,6 +24,7 @@ from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
 torch.set_num_threads(1)
 datasets.disable_progress_bars()
 
+TIMES = ("images_per_second", "data_wait_share")
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
 
 
@@ -175,9 +176,7 @@ def losses(run: Path) -> list[dict]:
     """The training entries of the log, without times."""
     entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [
-        {name: value for name, value in entry.items() if name != "images_per_second"}
-        for entry in entries
-        if "loss" in entry
+        {name: value for name, value in entry.items() if name not in TIMES} for entry in entries if "loss" in entry
     ]
 
 
