@@ -69,13 +69,32 @@ def test_windows(name, backend):
         cells = draw_cells(2, (3, 2), 0.4, seed=block)
         images = torch.randn(2, 8, 3 * block, 2 * block, dtype=torch.float64, requires_grad=True)
         layer = copy.deepcopy(WINDOWS[name]).double()
-        expected = layer(images * cells.visible(images.shape[2:]))
-        expected = expected * cells.visible(expected.shape[2:])
-        result = on_cells(layer, images, cells, backend)
-        torch.testing.assert_close(result, expected, rtol=1e-10, atol=1e-12)
-        weight = torch.randn_like(expected)
-        ours, theirs = (torch.autograd.grad((y * weight).sum(), images)[0] for y in (result, expected))
-        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+        check_window(layer, images, cells, backend, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("block", [1, 4, 8])
+@pytest.mark.parametrize("name", ["1x1", "1x1 stride 2", "3x3", "3x3 dilation 2"])
+def test_windows_in_float32(name, block):
+    """float32 takes kernels of its own on CPU."""
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 8, 1) if name == "1x1" else copy.deepcopy(WINDOWS[name])
+    block *= layer.stride[0]
+    images = torch.randn(2, 8, 3 * block, 2 * block, requires_grad=True)
+    check_window(layer, images, draw_cells(2, (3, 2), 0.4, seed=block), "cells", rtol=1e-4, atol=1e-4)
+
+
+def check_window(layer: nn.Module, images: torch.Tensor, cells: VisibleCells, backend: str, **tolerance) -> None:
+    expected = layer(images * cells.visible(images.shape[2:]))
+    expected = expected * cells.visible(expected.shape[2:])
+    net = sparsify(nn.Sequential(copy.deepcopy(layer)))
+    with visible(cells, backend) as sparse:
+        result = sparse.leave(net(sparse.enter(images)))
+    torch.testing.assert_close(result, expected, **tolerance)
+    weight = torch.randn_like(expected)
+    ours = torch.autograd.grad((result * weight).sum(), [images, *net.parameters()])
+    theirs = torch.autograd.grad((expected * weight).sum(), [images, *layer.parameters()])
+    for gradient, value in zip(ours, theirs):
+        torch.testing.assert_close(gradient, value, **tolerance)
 
 
 @pytest.mark.parametrize("backend", ["cells", "masked"])

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ..masking import VisibleCells
 from . import cell_kernels
 from .cell_kernels import (
-    WEIGHT_GRADIENT_BLOCK,
     Geometry,
     Halo,
     HaloConvolution,
@@ -96,7 +95,7 @@ class CellsBackend:
         dtype = autocast_dtype(x)  # a custom Function is not autocast by itself
         x, weight = x.to(dtype), weight.to(dtype)
         if wide:
-            taps = self.taps(shape) if min(shape.block) < WEIGHT_GRADIENT_BLOCK else None
+            taps = self.taps(shape) if min(shape.block) < cell_kernels.WEIGHT_GRADIENT_BLOCK else None
             y = HaloConvolution.apply(x, weight, shape, self.halo(shape), self.halo(shape.turned()), taps)
         else:
             y = TapConvolution.apply(x, weight, self.taps(shape), shape.out_block)

@@ -90,9 +90,14 @@ class BatchNormalisation(SparseLayer):
 
     op = "batch_norm"
 
+    @property
+    def stock_forward_runs(self) -> bool:
+        """Whether a forward would be the stock one: not under a mask, nor a dense one that is computed again."""
+        return active_backend() is None and (self.ran_masked or not recomputing())
+
     def forward(self, x: Tensor) -> Tensor:
         """As every sparse layer; a recomputed dense forward leaves the running statistics alone."""
-        if recomputing() and active_backend() is None and not self.ran_masked:
+        if active_backend() is None and not self.stock_forward_runs:
             return batch_norm(self, x)
         return super().forward(x)
 
@@ -102,9 +107,9 @@ class BatchNormalisationAndActivation(BatchNormalisation):
 
     def forward(self, x: Tensor) -> Tensor:
         """As `BatchNormalisation`, then dropout and activation where the stock forward did not run."""
-        alone = active_backend() is not None or (recomputing() and not self.ran_masked)
+        complete = self.stock_forward_runs
         y = super().forward(x)
-        return self.act(self.drop(y)) if alone else y
+        return y if complete else self.act(self.drop(y))
 
 
 class GroupNormalisation(SparseLayer):
