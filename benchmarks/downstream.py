@@ -98,10 +98,9 @@ PRESETS = {
         decoder_width=64,
         batch_size=16,
     ),
-    # The budget of training/recipes/hgkd_cifar10.yaml.
     "full": Preset(
         student="resnet-18",
-        image_size=128,
+        image_size=96,
         steps=200,
         finetune_steps=200,
         bank_samples=5000,
@@ -123,13 +122,14 @@ class Benchmark:
     teacher_layers: list[int]
     classifier: str | None
     output_dir: Path
+    fine_tunes: bool = True
 
     def cell(self, row: str, seed: int) -> dict[str, float]:
         """All figures of a row and seed, from their files or by work."""
         figures = {}
         for kind, compute in (("frozen", self.frozen), ("finetuned", self.finetuned)):
-            if row == "random" and kind == "finetuned":
-                continue  # that is the row `supervised`
+            if kind == "finetuned" and (row == "random" or not self.fine_tunes):
+                continue  # random weights fine-tuned are the row `supervised`
             file = self.output_dir / "cells" / f"{row}-{seed}-{kind}.json"
             if not file.is_file():
                 print(f"{time.strftime('%H:%M:%S')} {row}, seed {seed}: {kind}", flush=True)
@@ -322,6 +322,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--classifier", help="Hub id or folder of a teacher that classifies these classes")
     parser.add_argument("--rows", help=f"comma-separated, of {', '.join(ROWS)}")
     parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--frozen_only", action="store_true", help="leave the column of fine-tuning out")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/downstream"))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
@@ -332,7 +333,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--rows: there is no row {unknown[0]!r}: choose from {', '.join(ROWS)}.")
 
     teachers = (args.teacher, args.teacher_layers, args.classifier)
-    benchmark = Benchmark(preset, args.dataset, args.eval_split, *teachers, args.output_dir)
+    benchmark = Benchmark(
+        preset, args.dataset, args.eval_split, *teachers, args.output_dir, fine_tunes=not args.frozen_only
+    )
     seeds = args.seeds or preset.seeds
     cells, failures = run(benchmark, rows, seeds)
     table = summarise(cells)

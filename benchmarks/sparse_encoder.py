@@ -14,6 +14,7 @@ backend in a process of its own.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -145,6 +146,7 @@ def measure_memory(specification: str, device: str) -> float:
         return (torch.cuda.max_memory_allocated() - resting) / 1e6
     # Libraries allocate their own buffers in a first, small step.
     encoder_step(Case(fields["model"], fields["dtype"], 0.5, image_size=64, batch_size=1), device)(backend)
+    ctypes.CDLL(None).malloc_trim(0)  # what building the network has freed would hide as much of the step
     resting = _resident_kb("VmRSS")
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # resets the high-water mark
@@ -222,14 +224,16 @@ def plot(records: list[dict], path: str) -> None:
         for r in records
         if r["backend"] == "dense"
     }
-    lines: dict[str, list[tuple[float, float]]] = {}
+    lines: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for r in records:
         key = (r["model"], r["dtype"], r["mask_ratio"], r["image_size"])
         if r["backend"] in ("masked", "cells") and r["threads"] != 1 and key in dense and r["image_size"] == 224:
-            name = f"{r['model']} {r['dtype']} {r['backend']}"
-            lines.setdefault(name, []).append((1 - r["mask_ratio"], r["ratio_to_masked"] / dense[key]))
-    for name, points in lines.items():
-        axis.plot(*zip(*sorted(points)), marker="o", label=name, linestyle="-" if name.endswith("cells") else ":")
+            line = lines.setdefault((f"{r['model']} {r['dtype']}", r["backend"]), [])
+            line.append((1 - r["mask_ratio"], r["ratio_to_masked"] / dense[key]))
+    colours = {network: f"C{index}" for index, network in enumerate(dict.fromkeys(network for network, _ in lines))}
+    for (network, backend), points in lines.items():
+        style = {"linestyle": "-", "marker": "o"} if backend == "cells" else {"linestyle": ":", "marker": "x"}
+        axis.plot(*zip(*sorted(points)), color=colours[network], label=f"{network}, {backend}", **style)
     shares = [0.25, 0.4, 0.6, 1.0]
     axis.plot(shares, [1 / share for share in shares], color="black", label="ideal", linewidth=1)
     axis.set(xlabel="visible share", ylabel="speed over the stock dense network")
@@ -269,7 +273,7 @@ def whole_step(repetitions: int, device: str, dtype: str) -> None:
         mask = torch.stack([random_cell_mask(config.cell_grid, 0.6) for _ in range(8)]).to(device)
         mark("data")
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
-            targets = model.teach(pixels, mask)
+            targets = model.teach(pixels, mask).feature_maps
             mark("teacher")
             _, _, normalised = model.student.encode(pixels, VisibleCells(mask), False)
             mark("encoder, forward")
@@ -297,35 +301,37 @@ def whole_step(repetitions: int, device: str, dtype: str) -> None:
 
 
 def kernels(repetitions: int) -> None:
-    """The two ways of the cells backend to convolve, by block side: speed over the dense convolution."""
-    from hgkd_hf.sparse import cell_kernels as module
+    """The ways of the cells backend to convolve, by block side: speed over the dense convolution."""
+    from hgkd_hf.sparse import cell_kernels
 
     cells = VisibleCells(torch.stack([random_cell_mask((7, 7), 0.6) for _ in range(8)]))
-    print("| kernel | block | channels | dtype | convolution | products |\n| --- | --- | --- | --- | --- | --- |")
-    chosen = module.CONVOLUTION_BLOCK
+    # From which blocks on it convolves, and from which on the library makes the weight's gradient: always or never.
+    ways = {"convolution": (1, 1), "its weight gradient by taps": (1, 1000), "products": (1000, 1000)}
+    print(f"| kernel | block | channels | dtype | {' | '.join(ways)} |\n|{' --- |' * (4 + len(ways))}")
+    chosen = cell_kernels.CONVOLUTION_BLOCK, cell_kernels.WEIGHT_GRADIENT_BLOCK
     cases = ((k, dtype, *shape) for k in (3, 1) for dtype in DTYPES.values() for shape in KERNEL_SHAPES)
     for kernel, dtype, block, channels in cases:
-        layer = torch.nn.Conv2d(channels, channels, kernel, padding=kernel // 2, bias=False)
+        outputs = channels if kernel == 3 else 4 * channels  # as in a bottleneck
+        layer = torch.nn.Conv2d(channels, outputs, kernel, padding=kernel // 2, bias=False)
         conv = sparsify(torch.nn.Sequential(layer)).to(dtype=dtype, memory_format=torch.channels_last)
         maps = torch.randn(8, channels, 7 * block, 7 * block, dtype=dtype)
         maps = maps.contiguous(memory_format=torch.channels_last).requires_grad_()
         rows = cells.gather(maps.detach()).requires_grad_()
 
-        def dense(conv=conv, maps=maps) -> None:
-            y = conv(maps)
-            torch.autograd.grad(y, (maps, *conv.parameters()), torch.ones_like(y))
+        def action(thresholds: tuple[int, int] | None, conv=conv, maps=maps, rows=rows) -> None:
+            x = maps
+            if thresholds is not None:
+                cell_kernels.CONVOLUTION_BLOCK, cell_kernels.WEIGHT_GRADIENT_BLOCK = thresholds
+                x = rows
+            with nullcontext() if thresholds is None else visible(cells):
+                y = conv(x)
+            torch.autograd.grad(y, (x, *conv.parameters()), torch.ones_like(y))
 
-        def sparse(threshold: int, conv=conv, rows=rows) -> None:
-            module.CONVOLUTION_BLOCK = threshold
-            with visible(cells):
-                y = conv(rows)
-            torch.autograd.grad(y, (rows, *conv.parameters()), torch.ones_like(y))
-
-        actions = {"dense": dense, "convolution": partial(sparse, 1), "products": partial(sparse, 1000)}
+        actions = {name: partial(action, thresholds) for name, thresholds in {"dense": None, **ways}.items()}
         seconds = time_in_turns(actions, repetitions)
-        speeds = " | ".join(f"{ratio(seconds['dense'], seconds[name]):.2f}" for name in ("convolution", "products"))
+        speeds = " | ".join(f"{ratio(seconds['dense'], seconds[name]):.2f}" for name in ways)
         print(f"| {kernel}x{kernel} | {block} | {channels} | {str(dtype)[6:]} | {speeds} |", flush=True)
-    module.CONVOLUTION_BLOCK = chosen
+    cell_kernels.CONVOLUTION_BLOCK, cell_kernels.WEIGHT_GRADIENT_BLOCK = chosen
 
 
 def main() -> None:

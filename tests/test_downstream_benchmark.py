@@ -67,6 +67,13 @@ def test_a_row_that_needs_a_teacher_fails_alone(downstream, tmp_path, capsys):
     assert "| spark | 30.0 |" in captured.out
 
 
+def test_frozen_features_alone(downstream, tmp_path, capsys):
+    write_cells(tmp_path, "spark", 0, knn_accuracy=0.3)
+    arguments = ["--dataset=x", "--rows=spark", "--seeds=0", f"--output_dir={tmp_path}", "--frozen_only"]
+    assert downstream.main(arguments) == 0
+    assert "| spark | 30.0 | – | – | – | – |" in capsys.readouterr().out
+
+
 def test_unknown_rows_are_named(downstream, tmp_path, capsys):
     with pytest.raises(SystemExit):
         downstream.main(["--dataset=x", "--rows=sparkle", f"--output_dir={tmp_path}"])
