@@ -74,6 +74,27 @@ def test_text_that_looks_like_our_marker_does_not_break_a_merge():
     assert twice.count(readme.END) == 1
 
 
+def test_text_below_a_part_whose_end_was_deleted_is_not_lost():
+    edited = OLD.replace(readme.END, "").rstrip() + "\n\n## Mine\n"
+    once = readme.merge(OURS, edited)
+    twice = readme.merge(OURS, once)
+    assert twice == once
+    assert readme.outside(twice).endswith("\n## Mine")
+    assert twice.count("\n# New\n") == 1
+
+
+def test_text_that_speaks_of_our_marks_stays():
+    edited = OLD + f"\nI write below `{readme.END}`.\n"
+    assert readme.merge(OURS, edited).endswith(f"{readme.END}\n\nI write below `{readme.END}`.\n")
+
+
+def test_another_license_takes_its_name_and_link_with_it():
+    theirs = "---\nlicense: other\nlicense_name: mine\nlicense_link: LICENSE\nlanguage: en\n---\n"
+    metadata, _ = readme.split(readme.merge(readme.compose({"license": "mit"}, "# New"), theirs))
+    assert metadata == {"license": "mit", "tags": [], "language": "en"}
+    assert readme.split(readme.merge(OURS, theirs))[0]["license_name"] == "mine"
+
+
 @pytest.mark.parametrize("broken", ["---\na: [\n---\n", "---\n- a\n---\n"])
 def test_merge_refuses_metadata_that_it_cannot_read(broken: str):
     with pytest.raises(ValueError, match="the metadata of the README are no YAML"):

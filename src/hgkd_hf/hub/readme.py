@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import html
 import re
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 BEGIN = "<!-- hgkd_hf: begin. What stands between these two lines is written anew; write above or below them. -->"
 END = "<!-- hgkd_hf: end -->"
-_MARKED = re.compile(r"<!-- hgkd_hf: begin\b.*<!-- hgkd_hf: end -->", re.DOTALL)
+# From a line that begins our part to the first line that ends it. Without its end, a part is text like any other, so
+# that nothing below it is lost.
+_MARKED = re.compile(
+    r"^<!-- hgkd_hf: begin\b(?:(?!^<!-- hgkd_hf: begin\b).)*?^<!-- hgkd_hf: end -->", re.DOTALL | re.MULTILINE
+)
 _FRONT_MATTER = re.compile(
     r"\A\s*---[ \t]*\r?\n(?P<yaml>.*?)(?:\r?\n)?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE
 )
@@ -37,6 +42,22 @@ def block(text: str, language: str = "") -> str:
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 
 
+def read(path: Path, whose: str) -> str:
+    """The text of a README, which others may have written on another system.
+
+    Args:
+        path: of the file.
+        whose: of what, for the message.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"the README {whose} is no UTF-8 text: save it as UTF-8.") from None
+
+
 def to_yaml(data: dict[str, Any]) -> str:
     """Plain data as YAML, in its order."""
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000)
@@ -44,7 +65,8 @@ def to_yaml(data: dict[str, Any]) -> str:
 
 def compose(metadata: dict[str, Any], body: str) -> str:
     """A README of metadata and a body that is marked as written by this package."""
-    return f"---\n{to_yaml(metadata)}---\n{BEGIN}\n{body.strip()}\n{END}\n"
+    body = body.strip().replace("<!-- hgkd_hf:", "<!-- hgkd_hf :")  # a setting may look like our marks
+    return f"---\n{to_yaml(metadata)}---\n{BEGIN}\n{body}\n{END}\n"
 
 
 def split(readme: str) -> tuple[dict[str, Any], str]:
@@ -80,6 +102,8 @@ def merge(ours: str, existing: str | None) -> str:
     their_metadata, their_body = split(existing)
     tags = [*metadata.get("tags", []), *_strings(their_metadata.get("tags"))]
     merged = {**metadata, "tags": list(dict.fromkeys(tags))}
+    if "license" in metadata:  # another one's name and link go with it
+        their_metadata = {k: v for k, v in their_metadata.items() if k not in ("license_name", "license_link")}
     merged |= {key: value for key, value in their_metadata.items() if key not in merged}
     if _MARKED.search(their_body):
         text = _MARKED.sub(lambda _: body.strip(), their_body, count=1)
