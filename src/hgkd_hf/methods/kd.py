@@ -74,4 +74,6 @@ class KDMethod(LabelledMethod):
         if self.objective == "labels":
             return [("objective", "labels alone")]
         terms = f"{self.title} {self.distillation_weight:g}, T {model.config.temperature:g}"
+        if self.objective == "dkd":
+            terms += f", target class {self.target_class_weight:g}, others {self.other_classes_weight:g}"
         return [("objective", f"labels {self.label_weight:g}, {terms}")]

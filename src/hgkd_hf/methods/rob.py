@@ -132,11 +132,12 @@ class RoBMethod(Method):
     def describe_objective(self, model: RoBForPreTraining) -> list[tuple[str, str]]:
         """Assignment and crops."""
         rule = "swapped" if self.swapped else "not swapped"
+        patches = f", patches {self.patch_weight:g}" if self.ssl_method == "ibot" else ""
         return [
             (
                 "objective",
                 f"{self.title}, {model.config.num_prototypes} prototypes, head {self.student_head}, {rule}, "
-                f"temperatures {model.config.teacher_temperature} and {self.student_temperature}",
+                f"temperatures {model.config.teacher_temperature} and {self.student_temperature}{patches}",
             ),
             (
                 "crops",
