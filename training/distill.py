@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> dict:
     trainer.card.command = shlex.join(["accelerate", "launch", f"training/{Path(__file__).name}", *sys.argv[1:]])
     trainer.card.add_settings(args)
     if args.student_pretrained:
-        trainer.card.start = find_source(args.student, "model")
+        trainer.card.start = find_source(args.student, "model", args.student_revision)
     if training.push_to_hub:
         trainer.check_publishing()
     if trainer.is_world_process_zero():

@@ -51,7 +51,7 @@ class HGKDMethod(Method):
     def build_model(self) -> HGKDForPreTraining:
         """A sparse UNet, its heads and its teacher; refuses an encoder that leaks under a mask."""
         student_config = SparseUNetConfig(
-            encoder_config=student_encoder_config(self.student),
+            encoder_config=student_encoder_config(self.student, self.student_revision),
             cell_size=self.cell_size,
             decoder_width=self.decoder_width,
             decoder_stride=1 if self.decoder == "full" else None,

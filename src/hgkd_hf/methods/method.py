@@ -46,6 +46,7 @@ class Method(ABC):
         metadata={"help": f"Hub id or folder of a model, a config as JSON, or one of {', '.join(PRESETS)}."},
     )
     student_pretrained: bool = field(default=False, metadata={"help": "Start from the student's own weights."})
+    student_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the student."})
 
     image_size: int = field(default=224, metadata={"help": "Pixels of the student's crops."})
     crop_scale: list[float] = field(
@@ -134,7 +135,7 @@ class Method(ABC):
         Raises:
             ValueError: pre-trained weights are wanted of a student for another image size.
         """
-        config = student_encoder_config(self.student)
+        config = student_encoder_config(self.student, self.student_revision)
         if getattr(config, "patch_size", None) and getattr(config, "image_size", None) != self.image_size:
             if self.student_pretrained:
                 raise ValueError(
@@ -152,8 +153,10 @@ class Method(ABC):
         """
         if not self.student_pretrained:
             return
-        weights = AutoModel.from_pretrained(self.student, use_safetensors=True, dtype=torch.float32).state_dict()
-        missing = encoder.load_state_dict(weights, strict=False).missing_keys
+        student = AutoModel.from_pretrained(
+            self.student, revision=self.student_revision, use_safetensors=True, dtype=torch.float32
+        )
+        missing = encoder.load_state_dict(student.state_dict(), strict=False).missing_keys
         if missing:
             raise ValueError(f"the student {self.student!r} lacks {len(missing)} weights, the first {missing[0]!r}.")
 
