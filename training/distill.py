@@ -24,7 +24,7 @@ from transformers import set_seed
 
 from hgkd_hf.checkpoints import list_checkpoints, newest_checkpoint
 from hgkd_hf.hub import find_source, student_image_processor
-from hgkd_hf.hub.folder import warn_only
+from hgkd_hf.hub.folder import BEST_FOLDER, warn_only
 from hgkd_hf.identity import check_same_run, has_begun
 from hgkd_hf.methods import Method, parse_method
 from hgkd_hf.report import write_report
@@ -100,10 +100,11 @@ def finish(run: Path, args: Method, training, trainer: DistillationTrainer, summ
     """Write the student's folder and the summary, and say where everything lies."""
     student = trainer.export_student()
     best = trainer.state.best_model_checkpoint
-    if best is not None and not best.endswith(f"-{trainer.state.global_step}"):
+    # Of a run that was fetched from the Hub, the best may lie elsewhere.
+    if best is not None and Path(best).is_dir() and not best.endswith(f"-{trainer.state.global_step}"):
         summary["best"] = {"checkpoint": best, "eval_knn_accuracy": trainer.state.best_metric}
         model, figures = type(trainer.model).from_pretrained(best), {"knn_accuracy": trainer.state.best_metric}
-        trainer.export_student(run / "student-best", model, figures)
+        trainer.export_student(run / BEST_FOLDER, model, figures)
     (run / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     with warn_only("the report"):
         print(f"report: {write_report(run)}")

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from hgkd_hf.hub import License, PushError, PushOptions, push_student
-from hgkd_hf.hub.folder import preview_student
+from hgkd_hf.hub.folder import BEST_FOLDER, STUDENT_FOLDER, preview_student
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dry_run", action="store_true", help="Show what would be pushed, and push nothing.")
     args = parser.parse_args(arguments)
 
-    student = args.run / ("student-best" if args.best else "student")
+    student = args.run / (BEST_FOLDER if args.best else STUDENT_FOLDER)
     if not student.is_dir():
         raise FileNotFoundError(f"there is no {student}: give the folder of a finished run.")
     license = License(args.license, args.license_name, args.license_link) if args.license else None

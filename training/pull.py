@@ -30,5 +30,5 @@ def main(arguments: list[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, FileNotFoundError, PermissionError) as error:
+    except (ValueError, ConnectionError, FileNotFoundError, PermissionError) as error:
         sys.exit(f"error: {error}")

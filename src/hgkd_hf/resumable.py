@@ -152,11 +152,12 @@ class ResumableTrainer(Trainer):
         """There is none: see `SeedEachStep`."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write model, image processor and arguments; all processes must call it."""
+        """Write model, image processor and arguments; all processes must call it.
+
+        It does not push, unlike `Trainer`'s: the run's one commit is that of `push_to_hub`, when all else is written.
+        """
         state_dict = get_model_state_dict(self.model, options=_WHOLE) if self.is_fsdp_enabled else None
         self._save(output_dir, state_dict)
-        if self.args.push_to_hub and not _internal_call:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Model and image processor, and the arguments as JSON (`Trainer` would pickle them)."""

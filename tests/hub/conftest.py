@@ -1,18 +1,27 @@
-"""Fixtures: a Hub of one's own, and Python in a fresh process."""
+"""Fixtures: a Hub of one's own, Python in a fresh process, and a student to publish."""
 
+import importlib.util
+import logging
 import os
 import random
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import close_session
+from transformers import ResNetConfig, ResNetModel
+from transformers.image_processing_utils import BaseImageProcessor
+
+from hgkd_hf.hub import License, Source, StudentCard, student_image_processor, write_student_folder
 
 from .server import HubServer
+from .store import WRITER
 
 REPO = "alice/tiny"
 WEIGHTS = random.Random(0).randbytes(50_000)
@@ -102,3 +111,57 @@ def run_python(spawn_python: Spawn) -> Run:
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     return run
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses between tries, noted instead of slept."""
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    return pauses
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What the package and `transformers` log, which else goes past pytest."""
+    for name in ("transformers", "hgkd_hf"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    return caplog
+
+
+MIT = License("mit")
+
+
+@pytest.fixture
+def card() -> StudentCard:
+    """Of a student whose teacher and data decide its licence."""
+    source = Source("alice/teacher", on_hub=True, license=MIT)
+    return StudentCard(name="student", method="hgkd", teacher=source, dataset=Source("alice/dots", True, None, MIT))
+
+
+@pytest.fixture
+def student() -> ResNetModel:
+    torch.manual_seed(0)
+    return ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")).eval()
+
+
+def processor() -> BaseImageProcessor:
+    """The image processor of `student`."""
+    return student_image_processor(32, (0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.fixture
+def run(tmp_path: Path, student: ResNetModel, card: StudentCard) -> Path:
+    """The publishable folder of a finished run."""
+    return write_student_folder(student, tmp_path / "run" / "student", processor(), card)
+
+
+@pytest.fixture
+def publish(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`training/publish.py` in this process, logged in as alice: `publish(arguments...)`."""
+    monkeypatch.setenv("HF_TOKEN", WRITER)
+    script = Path(__file__).parents[2] / "training" / "publish.py"
+    spec = importlib.util.spec_from_file_location("publish", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *arguments: module.main([*map(str, arguments)])

@@ -28,14 +28,6 @@ def api(hub: HubServer) -> HfApi:
     return client
 
 
-@pytest.fixture
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The client's pauses between tries, noted instead of slept."""
-    pauses: list[float] = []
-    monkeypatch.setattr(time, "sleep", pauses.append)
-    return pauses
-
-
 def push(api: HfApi) -> str:
     return api.upload_file(path_or_fileobj=WEIGHTS, path_in_repo="model.safetensors", repo_id=REPO).oid
 

@@ -1,8 +1,8 @@
 """From the command line to the Hub and back: what a run publishes is what another machine loads and goes on with."""
 
-import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ from hgkd_hf.methods import parse_method
 from hgkd_hf.trainer import DistillationArguments
 
 from .server import HubServer
-from .store import WRITER
+from .store import OTHER, WRITER
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client's own uploads
 
@@ -75,6 +75,8 @@ FLAGS = {
     "save_steps": 2,
     "knn_split": "test",
     "knn_k": 3,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
     "hub_model_id": REPO,
     "hub_token": WRITER,
 }
@@ -86,6 +88,9 @@ def test_train_push_load_run_the_snippet_and_go_on(hub: HubServer, teacher_and_d
     said = script("distill.py", hub, *flags, "--push_to_hub", "--hub_strategy=checkpoint", f"--output_dir={run}")
     assert f"published: {hub.url}/{REPO}/commit/" in said
     tree = hub.repo(REPO).resolve("main").tree
+    commits = hub.repo(REPO).log()[1:]
+    assert commits[0].title == "Training in progress, step 2"
+    assert [c.title for c in commits if not c.title.startswith("Training in progress")] == ["End of training"]
 
     # Nothing of the machine, no token, no pickle.
     for name, blob in tree.items():
@@ -112,19 +117,11 @@ def test_train_push_load_run_the_snippet_and_go_on(hub: HubServer, teacher_and_d
     assert facts["changed"][:3] == ["dataset", "teacher", "teacher_layers"]
     assert facts["run"]["images_seen"] == 16
 
-    # Elsewhere, in a fresh process with an empty cache: same features, and the snippet runs as it is.
+    # Elsewhere, in a fresh process with an empty cache: same features, the card's snippet runs as it is, and its
+    # metadata are accepted and read. What it was before the training's end is there by its commit.
     snippet = text.split("```python\n")[1].split("```")[0]
-    code = """
-import sys, torch
-from transformers import AutoModel
-model = AutoModel.from_pretrained("alice/student", revision=sys.argv[1]).eval()
-torch.save(model(torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64)).last_hidden_state, sys.argv[2])
-assert "hgkd_hf" not in sys.modules
-scope = {}
-exec(sys.argv[3], scope)
-assert scope["features"].shape == (1, 32, 4, 4), scope["features"].shape
-"""
-    run_python(code, hub.env(token=None), hub.repo(REPO).resolve("main").oid, tmp_path / "features.pt", snippet)
+    said = run_python(ELSEWHERE, hub.env(token=None), tmp_path / "features.pt", snippet, commits[0].oid).stdout
+    assert json.loads(said) == readme.split(text)[0]
     local = AutoModel.from_pretrained(run / "student").eval()
     features = local(torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64)).last_hidden_state
     assert torch.equal(torch.load(tmp_path / "features.pt", weights_only=True), features)
@@ -132,6 +129,11 @@ assert scope["features"].shape == (1, 32, 4, 4), scope["features"].shape
     # The whole student too, and the published recipe is a recipe.
     decoder = text.split("```python\n")[2].split("```")[0]
     run_python(decoder + "\nassert student.decoder is not None", hub.env(token=None))
+    recipe = yaml.safe_load(tree["recipe.yaml"].data)
+    assert {name: recipe[f"{name}_revision"] for name in ("teacher", "dataset")} == {
+        "teacher": shas["teacher"],
+        "dataset": shas["dots"],
+    }
     (tmp_path / "recipe.yaml").write_bytes(tree["recipe.yaml"].data)
     again, training = parse_method((DistillationArguments,), ["--recipe", str(tmp_path / "recipe.yaml")])
     assert (again.teacher, again.dataset, again.image_size, training.max_steps) == (
@@ -148,6 +150,31 @@ assert scope["features"].shape == (1, 32, 4, 4), scope["features"].shape
     assert StudentCard.load(elsewhere / "student" / "card.json").results.keys() == {"before training", "this student"}
 
 
+ELSEWHERE = """
+import json, sys, torch
+from huggingface_hub import ModelCard
+from transformers import AutoModel
+features_file, snippet, first_commit = sys.argv[1:]
+model = AutoModel.from_pretrained("alice/student").eval()
+torch.save(model(torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64)).last_hidden_state, features_file)
+assert "hgkd_hf" not in sys.modules
+scope = {}
+exec(snippet, scope)
+assert scope["features"].shape == (1, 32, 4, 4), scope["features"].shape
+
+card = ModelCard.load("alice/student")
+card.validate()
+print(json.dumps(card.data.to_dict()))
+
+from hgkd_hf.methods.hgkd import HGKDMethod
+earlier = AutoModel.from_pretrained("alice/student", revision=first_commit).state_dict()
+weights = "embedder.embedder.convolution.weight"
+assert not torch.equal(earlier[weights], model.state_dict()[weights])
+settings = {"feature_weight": 0.0, "pixel_weight": 1.0, "decoder": "full", "decoder_width": 32, "image_size": 64}
+start = {"student": "alice/student", "student_pretrained": True, "student_revision": first_commit}
+again = HGKDMethod("dots", **start, **settings).build_model()
+assert torch.equal(again.student.encoder.state_dict()[weights], earlier[weights])
+"""
 KINDS = {"teacher": "model", "dots": "dataset"}
 
 
@@ -161,16 +188,6 @@ def finished(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-@pytest.fixture
-def publish(hub: HubServer, monkeypatch):
-    """`training/publish.py` in this process, logged in as alice: `publish(arguments...)`."""
-    monkeypatch.setenv("HF_TOKEN", WRITER)
-    spec = importlib.util.spec_from_file_location("publish", REPOSITORY / "training" / "publish.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *arguments: module.main([*map(str, arguments)])
-
-
 def test_publish_later(hub: HubServer, publish, finished: Path, capsys):
     arguments = (finished, "--repo_id", REPO, "--license", "mit", "--tag", "v1")
     publish(*arguments, "--dry_run")
@@ -180,12 +197,27 @@ def test_publish_later(hub: HubServer, publish, finished: Path, capsys):
     assert not hub.store.repos
     publish(*arguments)
     pushed = hub.repo(REPO).log()[-1]
-    for name in pushed.changed:
-        assert f"{len(pushed.tree[name].data):,}  {name}" in shown
+    listed = {name: int(size.replace(",", "")) for size, name in re.findall(r"^ *([\d,]+)  (\S+)$", shown, re.M)}
+    assert listed == {name: len(pushed.tree[name].data) for name in pushed.changed}
     assert shown.split("could not be read.\n\n")[1].strip() == pushed.tree["README.md"].data.decode().strip()
     assert f"published: {hub.url}/{REPO}/commit/{pushed.oid}" in capsys.readouterr().out
     publish(*arguments, "--dry_run")
     assert "README.md: The one on the Hub was merged into." in capsys.readouterr().out
+
+
+def test_dry_run_knows_the_name_and_the_branchs_beginning(hub: HubServer, publish, finished: Path, capsys):
+    arguments = (finished, "--repo_id", "student", "--license", "mit")
+    publish(*arguments)
+    text = hub.repo(REPO).resolve("main").tree["README.md"].data.decode()
+    hub.api().upload_file(path_or_fileobj=(text + "By hand\n").encode(), path_in_repo="README.md", repo_id=REPO)
+    capsys.readouterr()
+    publish(*arguments, "--revision", "try", "--dry_run")
+    shown = capsys.readouterr().out
+    publish(*arguments, "--revision", "try")
+    assert shown.startswith("to alice/student, revision try\n")
+    pushed = hub.repo(REPO).resolve("try").tree["README.md"].data.decode()
+    assert pushed.endswith("By hand\n")
+    assert shown.split("was merged into.\n\n")[1].strip() == pushed.strip()
 
 
 @pytest.mark.parametrize(
@@ -195,6 +227,8 @@ def test_publish_later(hub: HubServer, publish, finished: Path, capsys):
         (("--license", "other"), "--license other needs --license_name and --license_link."),
         (("--license", "mit", "--best"), "there is no .*student-best: give the folder of a finished run"),
         (("--license", "nonsense"), "the Hub refuses the metadata of the README"),
+        (("--license", "mit", "--create_pr", "--tag", "v1"), "a pull request neither gates"),
+        (("--license", "mit", "--repo_id", "a b", "--dry_run"), "is no name for a repository"),
     ],
 )
 def test_what_hinders_a_publication_is_one_sentence(publish, finished: Path, arguments, said):
@@ -220,6 +254,19 @@ def test_pull_says_what_is_missing(hub: HubServer, tmp_path, monkeypatch):
         pull_run("alice/bare", tmp_path / "run", revision="v9")
     with pytest.raises(ValueError, match=r"holds no last-checkpoint.*--student alice/bare --student_pretrained"):
         pull_run("alice/bare", tmp_path / "run")
+    api = hub.api()
+    state = json.dumps({"global_step": 2}).encode()
+    api.upload_file(path_or_fileobj=state, path_in_repo="last-checkpoint/trainer_state.json", repo_id="alice/bare")
+    api.update_repo_settings("alice/bare", gated="manual")
+    with pytest.raises(ValueError, match="alice/bare is gated: ask for access on its page"):
+        pull_run("alice/bare", tmp_path / "run", token=OTHER)
+    with pytest.raises(ValueError, match=r"the last-checkpoint of alice/bare is damaged \(it has no manifest.json\)"):
+        pull_run("alice/bare", tmp_path / "run")
+    hub.stop()
+    with pytest.raises(ConnectionError, match="the connection to the Hub broke .*; the same command goes on"):
+        pull_run("alice/bare", tmp_path / "run")
+    hub.start()
+    assert not (tmp_path / "run").exists()
     (tmp_path / "run" / "checkpoint-2").mkdir(parents=True)
     with pytest.raises(ValueError, match="holds checkpoint-2: choose another --output_dir"):
         pull_run("alice/bare", tmp_path / "run")

@@ -3,16 +3,21 @@
 import json
 import re
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
-from transformers import TrainingArguments
+from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel, TrainingArguments
 
-from hgkd_hf.hub import readme
+from hgkd_hf.distillers.kd import KDConfig, KDForImageClassification
+from hgkd_hf.hub import readme, student_image_processor, write_student_folder
+from hgkd_hf.hub.folder import describe_model, write_card
 from hgkd_hf.hub.papers import METHOD_NOTES, method_of
 from hgkd_hf.hub.sources import License, Source
 from hgkd_hf.hub.student_card import StudentCard
+from hgkd_hf.methods.kd import KDMethod
+from hgkd_hf.methods.rob import RoBMethod
 
 from . import cards
 
@@ -286,3 +291,61 @@ def test_every_distiller_has_a_note():
     kinds = [getattr(hgkd_hf, name).model_type for name in hgkd_hf.__all__ if name.endswith("Config")]
     for kind in set(kinds) - {"sparse_unet"}:
         assert method_of(AutoConfig.for_model(kind).to_dict()) in METHOD_NOTES
+
+
+@pytest.mark.parametrize("method", METHOD_NOTES)
+def test_what_it_is_takes_three_sentences(card, method):
+    card.method = method
+    body = readme.split(card.render())[1]
+    said = body.split("# tiny\n")[1].split("## Use")[0]
+    assert len(re.findall(r"\.(?=\s)", said)) == 3, said
+
+
+def test_rendering_asks_nobody(card, tmp_path, monkeypatch):
+    def connect(*args):
+        raise AssertionError("asked the network")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    write_card(tmp_path, card)
+    assert (tmp_path / "README.md").read_text() == card.render()
+    assert (tmp_path / ".eval_results" / "dots.yaml").is_file()
+
+
+@pytest.mark.parametrize("classes", [None, {0: HOSTILE, 1: "cat\n- dog: |", 2: "`*_<b>"}])
+def test_snippet_runs_and_class_names_break_nothing(card, tmp_path, classes):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", id2label=classes)
+    model = (ResNetModel if classes is None else ResNetForImageClassification)(config)
+    folder = write_student_folder(model, tmp_path, student_image_processor(32, (0.5,) * 3, (0.5,) * 3), card)
+    check_hostile(card)
+    snippet = card.render(str(folder)).split("```python\n")[1].split("```")[0]
+    scope: dict = {}
+    exec(snippet, scope)
+    if classes is None:
+        assert scope["features"].shape == (1, 16, 4, 4)
+    else:
+        assert scope["label"] in classes.values()
+
+
+def test_classes_of_a_distiller_are_no_part_of_its_description():
+    student = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], id2label={0: HOSTILE, 1: "b"})
+    card = StudentCard()
+    describe_model(card, KDForImageClassification(KDConfig(student_config=student, objective="labels")))
+    assert (card.method, card.num_classes) == ("labels", 2)
+    assert HOSTILE not in str(card.distillation)
+    check_hostile(card)
+
+
+def test_objective_of_a_baseline_names_every_weight():
+    model = SimpleNamespace(config=SimpleNamespace(temperature=4.0, teacher_temperature=0.07))
+    dkd = KDMethod("dots", objective="dkd", target_class_weight=2.0, other_classes_weight=3.0)
+    assert dkd.describe_objective(model)[0][1].endswith(" 1, T 4, target class 2, others 3")
+    ibot = RoBMethod("dots", ssl_method="ibot", patch_weight=0.5)
+    model.config.num_prototypes = 8
+    assert ibot.describe_objective(model)[0][1].endswith("patches 0.5")
+
+
+def test_a_path_that_is_no_text(card, tmp_path):
+    card.settings["dataset"] = b"/data/\xff-sets".decode(errors="surrogateescape")
+    card.save(tmp_path / "card.json")
+    assert StudentCard.load(tmp_path / "card.json").settings["dataset"] == "?-sets"
+    assert "?-sets" in card.render()

@@ -1,6 +1,9 @@
 """DistillationTrainer and the Hub: at the end, at every save in the background, and when that fails."""
 
-import logging
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -137,17 +140,59 @@ def test_a_slow_hub_does_not_stall_the_training(hub: HubServer, make_trainer):
     assert titles(hub) == ["Training in progress, step 2"]  # step 4 found the first push under way
 
 
-def test_a_failing_hub_does_not_end_the_training(hub: HubServer, make_trainer, monkeypatch, caplog):
+def test_the_last_push_brings_a_checkpoint_that_was_left_out(hub: HubServer, make_trainer, tmp_path):
+    hub.fault("^PUT", hang=300)
+
+    class AtTheEnd(TrainerCallback):
+        def on_train_end(self, args, state, control, **kwargs):
+            hub.heal()
+
+    trainer = make_trainer(hub_strategy="checkpoint")
+    trainer.add_callback(AtTheEnd())
+    trainer.train()
+    tree = hub.repo(REPO).resolve("main").tree
+    assert b'"global_step": 2' in tree["last-checkpoint/trainer_state.json"].data
+    trainer.push_to_hub()
+    assert titles(hub) == ["Training in progress, step 2", "End of training"]
+    tree = hub.repo(REPO).resolve("main").tree
+    for path in (tmp_path / "run" / "checkpoint-4").iterdir():
+        assert tree[f"last-checkpoint/{path.name}"].data == path.read_bytes(), path.name
+
+
+def test_saving_the_model_pushes_nothing(hub: HubServer, make_trainer):
+    trainer = make_trainer(max_steps=1, save_strategy="no")
+    trainer.train()
+    trainer.save_model()
+    assert hub.count("/commit/") == 0
+
+
+def test_gated_and_in_the_background_and_as_a_pull_request(hub: HubServer, make_trainer):
+    trainer = make_trainer(max_steps=1, save_strategy="no")
+    trainer.train()
+    trainer.push_to_hub(gated="manual")
+    assert hub.repo(REPO).gated == "manual"
+    trainer.card.description["note"] = "better"
+    future = trainer.push_to_hub("Proposal", blocking=False, create_pr=True)
+    assert future.result(60).pr_num == 1
+    assert titles(hub) == ["End of training"]
+    assert titles(hub, "refs/pr/1") == ["End of training", "Proposal"]
+
+
+def test_what_a_killed_run_was_pushing_is_cleared_away(make_trainer, tmp_path):
+    (tmp_path / "run" / ".push" / "checkpoint-2").mkdir(parents=True)
+    make_trainer(push_to_hub=False, max_steps=1).train()
+    assert not (tmp_path / "run" / ".push").exists()
+
+
+def test_a_failing_hub_does_not_end_the_training(hub: HubServer, make_trainer, monkeypatch, logged):
     monkeypatch.setattr("hgkd_hf.hub.push.PAUSES", (0, 0, 0))
-    for name in ("transformers", "hgkd_hf"):
-        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
     trainer = make_trainer(hub_strategy="every_save")
     trainer.check_publishing()
     hub.fault(".", times=1000, status=503)
     trainer.train()
     trainer._finish_current_push()
     assert trainer.state.global_step == 4
-    assert "Training in progress, step 2: the Hub answered 503" in caplog.text
+    assert "Training in progress, step 2: the Hub answered 503" in logged.text
     with pytest.raises(PushError, match="the Hub answered 503"):
         trainer.push_to_hub()
     hub.heal()
@@ -168,6 +213,11 @@ def test_who_may_not_publish_learns_it_before_the_training(hub: HubServer, make_
     assert trainer.state.global_step == 0
 
 
+def test_another_license_needs_its_name(hub: HubServer, make_trainer):
+    with pytest.raises(ValueError, match="the licence `other` needs a name and a link"):
+        make_trainer(license="other").train()
+
+
 def test_unknown_license_is_asked_for_before_the_training(hub: HubServer, make_trainer, monkeypatch):
     monkeypatch.setattr(CardCallback, "find_sources", lambda self, config: setattr(self.card, "dataset", Source("x")))
     with pytest.raises(ValueError, match="the licence of x is not known: choose the student's licence with --license"):
@@ -178,12 +228,10 @@ def test_unknown_license_is_asked_for_before_the_training(hub: HubServer, make_t
     assert "license: cc-by-4.0" in hub.repo(REPO).resolve("main").tree["README.md"].data.decode()
 
 
-def test_a_failing_card_or_picture_is_a_warning(make_trainer, tmp_path, monkeypatch, caplog):
+def test_a_failing_card_or_picture_is_a_warning(make_trainer, monkeypatch, logged):
     def fail(*args, **kwargs):
         raise RuntimeError("no paint")
 
-    for name in ("transformers", "hgkd_hf"):
-        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
     monkeypatch.setattr("hgkd_hf.hub.folder.curves_figure", fail)
     monkeypatch.setattr("hgkd_hf.hub.publishing.prediction_figure", fail)
     monkeypatch.setattr(StudentCard, "render", fail)
@@ -193,7 +241,7 @@ def test_a_failing_card_or_picture_is_a_warning(make_trainer, tmp_path, monkeypa
     folder = trainer.export_student()
     assert (folder / "model.safetensors").is_file()
     for what in ("the picture of the curves", "the picture of the predictions", "the model card", "card.json"):
-        assert f"{what} could not be written (RuntimeError: no paint)" in caplog.text
+        assert f"{what} could not be written (RuntimeError: no paint)" in logged.text
 
 
 def test_a_run_that_goes_on_keeps_time_and_first_figures(make_trainer, tmp_path):
@@ -213,9 +261,32 @@ def test_a_run_that_goes_on_keeps_time_and_first_figures(make_trainer, tmp_path)
 def test_energy_is_that_of_codecarbons_file(tmp_path):
     assert energy(tmp_path / "emissions.csv") == {}
     (tmp_path / "emissions.csv").write_text(
-        "timestamp,project_name,duration,emissions,energy_consumed\n2026,x,1,0.5,1.0\n2026,x,2,0.0012345,0.0034\n"
+        "timestamp,project_name,duration,emissions,energy_consumed\n2026,x,1,0.5,1.0\n2026,x,2,0.0012,0.0034\n"
     )
-    assert energy(tmp_path / "emissions.csv") == {"energy_kwh": 0.0034, "co2_grams": 1.234}
+    assert energy(tmp_path / "emissions.csv") == {"energy_kwh": 1.0034, "co2_grams": 501.2}
+
+
+def test_codecarbon_is_read_when_it_has_stopped(make_trainer, tmp_path, monkeypatch):
+    class EmissionsTracker:
+        """Writes its line when it stops, as codecarbon's does."""
+
+        def __init__(self, output_dir: str):
+            self.file = Path(output_dir, "emissions.csv")
+
+        def start(self):
+            pass
+
+        def stop(self):
+            self.file.write_text("emissions,energy_consumed\n0.002,0.01\n")
+
+    codecarbon = ModuleType("codecarbon")
+    codecarbon.EmissionsTracker, codecarbon.__spec__ = EmissionsTracker, ModuleSpec("codecarbon", None)
+    monkeypatch.setitem(sys.modules, "codecarbon", codecarbon)
+    trainer = make_trainer(report_to="codecarbon", push_to_hub=False, max_steps=1)
+    trainer.train()
+    text = (trainer.export_student() / "README.md").read_text()
+    assert "| energy kwh | 0.01 |\n| co2 grams | 2.0 |" in text
+    assert "co2_eq_emissions:\n  emissions: 2.0" in text
 
 
 def test_commit_of_the_source():

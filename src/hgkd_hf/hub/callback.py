@@ -181,12 +181,15 @@ def commit_of_package() -> str:
 
 
 def energy(emissions: Path) -> dict[str, float]:
-    """What codecarbon's file says of the last run: `energy_kwh`, `co2_grams`; nothing without one."""
+    """What codecarbon's file says of a run: `energy_kwh`, `co2_grams`; nothing without one.
+
+    It has a line for each time that the run went on; a killed process wrote none.
+    """
     if not emissions.is_file():
         return {}
     with emissions.open(newline="", encoding="utf-8") as file:
-        *_, last = csv.DictReader(file)
+        lines = list(csv.DictReader(file))
     return {
-        "energy_kwh": round(float(last["energy_consumed"]), 6),
-        "co2_grams": round(float(last["emissions"]) * 1000, 3),
+        "energy_kwh": round(sum(float(line["energy_consumed"]) for line in lines), 6),
+        "co2_grams": round(sum(float(line["emissions"]) for line in lines) * 1000, 3),
     }

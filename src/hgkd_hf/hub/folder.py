@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import RevisionNotFoundError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
@@ -21,12 +23,13 @@ from . import readme
 from .export import export_student, stock_student
 from .papers import method_of
 from .privacy import check_no_secrets
-from .push import README, PushOptions, files_of, push_folder
+from .push import README, PushOptions, check_name, files_of, full_name, httpx, push_folder, readme_on_hub
 from .sources import License
 from .student_card import CARD_FILE, StudentCard
 
 logger = logging.get_logger(__name__)
 
+STUDENT_FOLDER, BEST_FOLDER = "student", "student-best"  # in a run's folder
 CURVES = "curves.png"
 _PUSHED = ".cache/hgkd_hf/pushed.json"  # what people had written when the folder was pushed last; itself not pushed
 
@@ -83,9 +86,10 @@ def write_student_folder(
 
 
 def add_run_files(folder: Path, run: Path, card: StudentCard) -> None:
-    """Put a run's recipe (without local paths), metrics and curves into a folder."""
+    """Put a run's recipe (without local paths, teacher and data pinned), metrics and curves into a folder."""
     with warn_only("the recipe"):
-        settings = {k: v for k, v in card.to_dict()["settings"].items() if v is not None and v not in ([], {}, "")}
+        settings = card.to_dict()["settings"] | pinned_revisions(card)
+        settings = {k: v for k, v in settings.items() if v is not None and v not in ([], {}, "")}
         (folder / "recipe.yaml").write_text(readme.to_yaml(settings), encoding="utf-8")
     if (run / "metrics.jsonl").is_file():
         with warn_only("the metrics"):
@@ -93,6 +97,16 @@ def add_run_files(folder: Path, run: Path, card: StudentCard) -> None:
         with warn_only("the picture of the curves"):
             curves_figure({card.name: run}).savefig(folder / CURVES, dpi=120)
             card.pictures[CURVES] = "Loss and kNN accuracy over the steps."
+
+
+def pinned_revisions(card: StudentCard) -> dict[str, str]:
+    """The settings that name the commits of what a run was made of, as far as the Hub told them."""
+    sources = {"teacher_revision": card.teacher, "dataset_revision": card.dataset, "student_revision": card.start}
+    return {
+        name: source.revision
+        for name, source in sources.items()
+        if name in card.settings and source is not None and source.on_hub and source.revision
+    }
 
 
 def write_card(folder: Path, card: StudentCard) -> None:
@@ -104,9 +118,7 @@ def write_card(folder: Path, card: StudentCard) -> None:
         for name, text in card.result_files().items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
-        path = folder / README
-        existing = path.read_text(encoding="utf-8") if path.is_file() else None
-        path.write_text(readme.merge(card.render(), existing), encoding="utf-8")
+        (folder / README).write_text(readme.merge(card.render(), _local_readme(folder)), encoding="utf-8")
 
 
 def push_student(
@@ -129,29 +141,31 @@ def push_student(
         PushError, ValueError, FileNotFoundError: as `push_folder`; or there is no card, or no licence.
     """
     folder, options = Path(folder), options or PushOptions()
-    written = folder / README
-    local = written.read_text(encoding="utf-8") if written.is_file() else None
+    local = _local_readme(folder)
 
     def write(repo_id: str, on_hub: str | None) -> str:
-        existing = _edited_last(folder, local, on_hub)
-        try:
-            text = render_merged(folder, repo_id, existing, license)
-        except ValueError as error:
-            if existing is None or "metadata" not in str(error):
-                raise
-            logger.warning("The README of %s stays as it is: %s", repo_id, error)
-            return existing
-        return text
+        return render_merged(folder, repo_id, _edited_last(folder, local, on_hub), license)
 
-    commit = push_folder(folder, repo_id, options, write, more_files)
+    commit = push_folder(folder, repo_id, options, write, more_files, _again(folder, repo_id, options, license))
     if not options.create_pr:
         with warn_only("the record of the push"):
             record = folder / _PUSHED
             record.parent.mkdir(parents=True, exist_ok=True)
-            text = written.read_text(encoding="utf-8")
+            text = _local_readme(folder) or ""
             marks = {"commit": commit.oid, "readme": _digest(text), "outside": _digest(readme.outside(text))}
             record.write_text(json.dumps(marks), encoding="utf-8")
     return commit
+
+
+def _again(folder: Path, repo_id: str, options: PushOptions, license: License | None) -> str:
+    """How a push that failed goes on: of a run's student by a command, with all that was asked for."""
+    if folder.name not in (STUDENT_FOLDER, BEST_FOLDER):
+        return "What is here is whole: push it again."
+    command = ["python", "training/publish.py", str(folder.parent), "--repo_id", repo_id]
+    command += ["--best"] if folder.name == BEST_FOLDER else []
+    asked = license.metadata() if license is not None else {}
+    command += [part for key, value in asked.items() for part in (f"--{key}", value)]
+    return f"{folder} is whole; go on with: {shlex.join([*command, *options.flags()])}"
 
 
 def preview_student(folder: Path, repo_id: str, options: PushOptions, license: License | None = None) -> str:
@@ -162,13 +176,12 @@ def preview_student(folder: Path, repo_id: str, options: PushOptions, license: L
     Raises:
         ValueError, FileNotFoundError: as `push_student`.
     """
-    written = folder / README
-    on_hub, said = None, "There is none on the Hub yet, or it could not be read."
-    with suppress(Exception):  # no such repository, no network
-        path = HfApi(token=options.token).hf_hub_download(repo_id, README, revision=options.revision)
-        on_hub, said = Path(path).read_text(encoding="utf-8"), "The one on the Hub was merged into."
-    local = written.read_text(encoding="utf-8") if written.is_file() else None
-    text = render_merged(folder, repo_id, _edited_last(folder, local, on_hub), license)
+    check_name(repo_id)
+    repo_id, on_hub = _on_hub(repo_id, options)
+    said = "There is none on the Hub yet, or it could not be read."
+    if on_hub is not None:
+        said = "The one on the Hub was merged into."
+    text = render_merged(folder, repo_id, _edited_last(folder, _local_readme(folder), on_hub), license)
     files = files_of(folder)
     check_no_secrets(files.values())
     sizes = {name: path.stat().st_size for name, path in files.items()} | {README: len(text.encode())}
@@ -183,21 +196,44 @@ def preview_student(folder: Path, repo_id: str, options: PushOptions, license: L
     )
 
 
+def _on_hub(repo_id: str, options: PushOptions) -> tuple[str, str | None]:
+    """The repository's full name and its README, as far as the Hub tells them."""
+    api, readme_there = HfApi(token=options.token), None
+    with suppress(OSError, httpx.TransportError):  # no token, no network: the name stays as it is
+        repo_id = full_name(api.whoami(), repo_id)
+    with suppress(OSError, httpx.TransportError):  # no such repository
+        try:
+            head = api.repo_info(repo_id, revision=options.revision).sha
+        except RevisionNotFoundError:  # a push would begin the branch at main
+            head = api.repo_info(repo_id).sha
+        readme_there = readme_on_hub(api, repo_id, head)
+    return repo_id, readme_there
+
+
 def render_merged(folder: Path, repo_id: str, existing: str | None, license: License | None) -> str:
-    """A folder's card for a repository, merged into an existing README.
+    """A folder's card for a repository, merged into an existing README; if that fails, the README as it is.
 
     Raises:
-        ValueError: the licence is not settled, or the existing README has no YAML mapping as metadata.
+        ValueError: the licence is not settled.
+        FileNotFoundError: there is no card.
     """
-    card = StudentCard.load(folder / CARD_FILE)
-    metadata = readme.split(existing)[0] if existing else {}
+    card, metadata = StudentCard.load(folder / CARD_FILE), {}
+    with suppress(ValueError):  # metadata that cannot be read tell no licence
+        metadata = readme.split(existing or "")[0]
     card.settle_license(license, License.from_metadata(metadata))
     if card.license is None:
         raise ValueError(
             f"{card.license_reason}: choose a licence with --license, e.g. --license apache-2.0 (for `other`, also "
             f"--license_name and --license_link)."
         )
-    return readme.merge(card.render(repo_id), existing)
+    with warn_only("the model card"):
+        return readme.merge(card.render(repo_id), existing)
+    return existing or ""
+
+
+def _local_readme(folder: Path) -> str | None:
+    path = folder / README
+    return readme.read(path, f"in {folder}") if path.is_file() else None
 
 
 def _edited_last(folder: Path, local: str | None, on_hub: str | None) -> str | None:

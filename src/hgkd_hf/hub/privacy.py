@@ -11,8 +11,8 @@ from typing import Any
 from huggingface_hub import get_token
 
 HIDDEN = "<hidden>"
-_SECRET_VARIABLE = re.compile(r"token|secret|password|passwd|api_?key|credential", re.IGNORECASE)
-_SECRET_KEY = re.compile(r"(.*_)?(token|secret|password|passwd|api_?key|credentials?)", re.IGNORECASE)
+_SECRET_VARIABLE = re.compile(r"token|secret|password|passwd|(api|access|private)_?key|credential", re.IGNORECASE)
+_SECRET_KEY = re.compile(r"(.*_)?(token|secret|password|passwd|(api|access|private)_?key|credentials?)", re.IGNORECASE)
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 # `/a/b`, `~/a`, `../a`, `C:\a\b`: of two parts at least, and not the inside of a word, a Hub id or a URL.
 _PATH = re.compile(
@@ -43,13 +43,18 @@ def public(value: Any, paths: Iterable[str] = ()) -> Any:
         return [public(item, paths) for item in value]
     if value is None or isinstance(value, bool | int | float):
         return value
-    text = str(value)
+    text = _text(value)
     for secret in sorted(secrets(), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     text = _HUB_TOKEN.sub(HIDDEN, text)
-    for path in sorted({path for path in paths if is_local_path(path)}, key=len, reverse=True):
+    for path in sorted({_text(path) for path in paths if is_local_path(path)}, key=len, reverse=True):
         text = text.replace(path, last_part(path))
     return _PATH.sub(lambda match: last_part(match[0]), text)
+
+
+def _text(value: Any) -> str:
+    """Without what cannot be written: a path may hold bytes that are no text."""
+    return str(value).encode("utf-8", "replace").decode()
 
 
 def is_local_path(name: str) -> bool:

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import CommitInfo, HfApi
 from torch.utils.data import Dataset
@@ -16,17 +17,18 @@ from transformers.trainer_utils import HubStrategy, TrainOutput
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
+from ..checkpoints import newest_checkpoint
 from ..visualize import prediction_figure
 from .callback import CardCallback
 from .export import student_image_processor
-from .folder import push_student, warn_only, write_student_folder
-from .push import PushError, PushOptions, check_access
+from .folder import STUDENT_FOLDER, push_student, warn_only, write_student_folder
+from .push import PushError, PushOptions, check_access, files_of
 from .sources import License
 from .student_card import STUDENT, StudentCard
 
 logger = logging.get_logger(__name__)
 
-STUDENT_FOLDER, SNAPSHOT, LAST_CHECKPOINT = "student", ".push", "last-checkpoint"
+SNAPSHOT, LAST_CHECKPOINT = ".push", "last-checkpoint"
 PREDICTIONS = "predictions.png"
 
 
@@ -116,6 +118,11 @@ class PublishingTrainer(Trainer):
         self.card.settle_license(self.student_license)
         if self.card.license is None:
             raise ValueError(f"{self.card.license_reason}: choose the student's licence with --license.")
+        if self.student_license == License("other"):
+            raise ValueError(
+                "the licence `other` needs a name and a link: leave --push_to_hub out, and publish the finished "
+                "run by training/publish.py with --license_name and --license_link."
+            )
         self.hub_model_id = check_access(self.hub_model_id, token or self.args.hub_token)
         self._may_publish = True
 
@@ -123,6 +130,8 @@ class PublishingTrainer(Trainer):
         """`Trainer.train`; with `push_to_hub`, not before it is known that the student can be published."""
         if self.args.push_to_hub:
             self.check_publishing()
+        if self.is_world_process_zero():  # of a run that was killed while it pushed
+            shutil.rmtree(Path(self.args.output_dir, SNAPSHOT), ignore_errors=True)
         return super().train(*args, **kwargs)
 
     def push_to_hub(
@@ -132,19 +141,19 @@ class PublishingTrainer(Trainer):
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
+        gated: Literal["auto", "manual"] | None = None,
         create_pr: bool = False,
         tag: str | None = None,
         tags: list[str] | None = None,
         **kwargs,
     ) -> CommitInfo | Future[CommitInfo] | None:
-        """Export the student and push its folder in one commit.
+        """Export the student and push its folder in one commit, and the last checkpoint if `hub_strategy` says so.
 
         Args:
             commit_message: the commit's title.
             blocking: wait for the end of the upload; otherwise a `Future` is returned.
             token, revision, private: default: those of the arguments.
-            create_pr: propose the commit as a pull request.
-            tag: name of a git tag for the commit.
+            gated, create_pr, tag: see `PushOptions`.
             tags: more tags for the card's metadata.
             kwargs: ignored; other trainers draft their card from them.
 
@@ -163,12 +172,19 @@ class PublishingTrainer(Trainer):
         options = PushOptions(
             private=self.args.hub_private_repo if private is None else private,
             revision=revision or self.args.hub_revision,
+            gated=gated,
             create_pr=create_pr,
             tag=tag,
             message=commit_message,
             token=token or self.args.hub_token,
         )
-        arguments = (folder, self.hub_model_id, options, self.student_license)
+        more_files = {}
+        if self.args.hub_strategy == HubStrategy.CHECKPOINT:
+            # The push of the last one may have been left out, as the one before it was under way.
+            checkpoint = newest_checkpoint(self.args.output_dir)
+            files = files_of(checkpoint) if checkpoint is not None else {}
+            more_files = {f"{LAST_CHECKPOINT}/{name}": path for name, path in files.items()}
+        arguments = (folder, self.hub_model_id, options, self.student_license, more_files)
         if blocking:
             return push_student(*arguments)
         return HfApi().run_as_future(push_student, *arguments)
@@ -208,14 +224,14 @@ class PublishingTrainer(Trainer):
 def _link(checkpoint: Path, snapshot: Path, name: str) -> dict[str, Path]:
     """The files of a checkpoint, kept in `snapshot` by links: path in the repository -> file."""
     found = {}
-    for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
-        kept = snapshot / "checkpoint" / path.relative_to(checkpoint)
+    for file, path in files_of(checkpoint).items():
+        kept = snapshot / "checkpoint" / file
         kept.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.link(path, kept)
         except OSError:  # a file system without links
             shutil.copyfile(path, kept)
-        found[f"{name}/{path.relative_to(checkpoint).as_posix()}"] = kept
+        found[f"{name}/{file}"] = kept
     return found
 
 

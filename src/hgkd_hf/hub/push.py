@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import re
-import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import huggingface_hub
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
@@ -36,6 +35,10 @@ httpx = importlib.import_module("httpx" if huggingface_hub.__version__.startswit
 ATTEMPTS = 4
 PAUSES = (1.0, 4.0, 10.0)  # seconds between attempts
 README = "README.md"
+_MAY_NOT_WRITE = (
+    "the token may not write to {}: use one with the right to write, choose a name of your own, or propose the change "
+    "with --create_pr"
+)
 
 
 class PushError(RuntimeError):
@@ -64,6 +67,18 @@ class PushOptions:
     message: str = "Push a student trained with hgkd_hf"
     token: str | None = None
 
+    def __post_init__(self):
+        if self.create_pr and (self.gated or self.tag):
+            raise ValueError("a pull request neither gates the repository nor gets a tag: leave gated and tag out.")
+
+    def flags(self) -> list[str]:
+        """The same on the command line of `training/publish.py`, but the token, which no command should hold."""
+        found = []
+        for name, value in asdict(self).items():
+            if value and value != getattr(PushOptions, name) and name != "token":
+                found += [f"--{name}"] if value is True else [f"--{name}", value]
+        return found
+
 
 def files_of(folder: Path) -> dict[str, Path]:
     """What a push sends: path in the repository -> file."""
@@ -77,6 +92,7 @@ def push_folder(
     options: PushOptions | None = None,
     write_readme: Callable[[str, str | None], str] | None = None,
     more_files: dict[str, Path] | None = None,
+    again: str = "What is here is whole: push it again.",
 ) -> CommitInfo:
     """Push a folder as one commit; a README on the Hub is merged into, files that are there already are not sent.
 
@@ -89,42 +105,66 @@ def push_folder(
         write_readme: (repo_id, README on the Hub or None) -> the README to push; also written into `folder`.
             Default: the folder's own, merged into the Hub's.
         more_files: files from elsewhere, by their path in the repository.
+        again: what the sentence of a failure says of how to go on.
 
     Raises:
         PushError: it did not come about.
-        ValueError: the name is none, or a file holds a secret of this machine.
+        ValueError: the name is none, a file holds a secret of this machine, or the README is not UTF-8.
         FileNotFoundError: there is no such folder, or nothing in it.
     """
     folder, options, more_files = Path(folder), options or PushOptions(), more_files or {}
     if not folder.is_dir() or not files_of(folder):
         raise FileNotFoundError(f"there is nothing to push in {folder}.")
+    check_name(repo_id)
+    check_no_secrets([*files_of(folder).values(), *more_files.values()])
+    with one_sentence(repo_id, f". {again}"):
+        return _retry(lambda: _push(folder, repo_id, options, write_readme or _own_readme(folder), more_files))
+
+
+def check_name(repo_id: str) -> None:
+    """Refuse what the Hub would not take as a repository's name.
+
+    Raises:
+        ValueError: it is none.
+    """
     try:
         validate_repo_id(repo_id)
     except HFValidationError:
         raise ValueError(f"{repo_id!r} is no name for a repository: write user/name (--repo_id).") from None
-    check_no_secrets([*files_of(folder).values(), *more_files.values()])
-    with one_sentence(repo_id, folder):
-        return _retry(lambda: _push(folder, repo_id, options, write_readme or _own_readme(folder), more_files))
 
 
 def check_access(repo_id: str, token: str | None = None) -> str:
-    """The repository's full name, after asking the Hub who we are and, of an existing one, whether we may write.
+    """The repository's full name, after asking the Hub who we are and whether we may write to it or create it.
 
     Raises:
         PushError: there is no token that may write, or the Hub cannot be reached.
     """
-    api = HfApi(token=token)
-    with one_sentence(repo_id, None):
-        repo_id = _full_name(api, repo_id)
+    api, after = HfApi(token=token), "; nothing was sent or changed."
+    with one_sentence(repo_id, after):
+        user = api.whoami()
+        repo_id = full_name(user, repo_id)
         if api.repo_exists(repo_id):
             api.auth_check(repo_id, write=True)
+        elif not _may_create(user, repo_id):
+            raise PushError(_MAY_NOT_WRITE.format(repo_id) + after)
     return repo_id
+
+
+def full_name(user: dict[str, Any], repo_id: str) -> str:
+    """`user/name`, for what `HfApi.whoami` answered."""
+    return repo_id if "/" in repo_id else f"{user['name']}/{repo_id}"
+
+
+def _may_create(user: dict[str, Any], repo_id: str) -> bool:
+    owners = [user["name"], *(organisation["name"] for organisation in user.get("orgs", []))]
+    token = user.get("auth", {}).get("accessToken", {})
+    return repo_id.split("/")[0] in owners and token.get("role") != "read"
 
 
 def _own_readme(folder: Path) -> Callable[[str, str | None], str]:
     def write(repo_id: str, existing: str | None) -> str:
         path = folder / README
-        return readme.merge(path.read_text(encoding="utf-8"), existing) if path.is_file() else existing or ""
+        return readme.merge(readme.read(path, f"in {folder}"), existing) if path.is_file() else existing or ""
 
     return write
 
@@ -133,10 +173,11 @@ def _push(
     folder: Path, repo_id: str, options: PushOptions, write_readme: Callable, more_files: dict[str, Path]
 ) -> CommitInfo:
     api = HfApi(token=options.token)
-    repo_id = _full_name(api, repo_id)
+    # Who we are is asked first, so that a missing or wrong token is found before anything is sent.
+    repo_id = full_name(api.whoami(), repo_id)
     _open_repository(api, repo_id, options)
     head = api.repo_info(repo_id, revision=options.revision).sha
-    text = write_readme(repo_id, _readme_on_hub(api, repo_id, head))
+    text = write_readme(repo_id, readme_on_hub(api, repo_id, head))
     if text:
         (folder / README).write_text(text, encoding="utf-8")
     files = files_of(folder) | more_files
@@ -149,14 +190,8 @@ def _push(
         parent_commit=head,
     )
     if options.tag:
-        api.create_tag(repo_id, tag=options.tag, revision=commit.oid, exist_ok=True)
+        _tag(api, repo_id, options.tag, commit.oid)
     return commit
-
-
-def _full_name(api: HfApi, repo_id: str) -> str:
-    """`user/name`; asks who is logged in first, so that a missing or wrong token is found before anything is sent."""
-    user = api.whoami()["name"]
-    return repo_id if "/" in repo_id else f"{user}/{repo_id}"
 
 
 def _open_repository(api: HfApi, repo_id: str, options: PushOptions) -> None:
@@ -176,13 +211,32 @@ def _open_repository(api: HfApi, repo_id: str, options: PushOptions) -> None:
         api.create_branch(repo_id, branch=options.revision, exist_ok=True)
 
 
-def _readme_on_hub(api: HfApi, repo_id: str, commit: str) -> str | None:
+def readme_on_hub(api: HfApi, repo_id: str, commit: str) -> str | None:
+    """The README of a commit, None if it has none.
+
+    Raises:
+        ValueError: it is not UTF-8.
+        HfHubHTTPError, OSError: of the client.
+    """
     try:
-        return Path(api.hf_hub_download(repo_id, README, revision=commit)).read_text(encoding="utf-8")
+        path = api.hf_hub_download(repo_id, README, revision=commit)
+        return readme.read(Path(path), f"of {repo_id} on the Hub")
     except LocalEntryNotFoundError as error:  # the network, not the file
         raise error.__cause__ or error from None
     except EntryNotFoundError:
         return None
+
+
+def _tag(api: HfApi, repo_id: str, tag: str, commit: str) -> None:
+    """Tag a commit; a tag that others may have pinned is not moved."""
+    try:
+        api.create_tag(repo_id, tag=tag, revision=commit)
+    except HfHubHTTPError as error:
+        if _status(error) != 409:
+            raise
+        there = api.repo_info(repo_id, revision=tag).sha
+        if there != commit:
+            logger.warning("The tag %s of %s stays at commit %s: choose another one.", tag, repo_id, there)
 
 
 def _retry(push: Callable[[], CommitInfo]) -> CommitInfo:
@@ -212,43 +266,30 @@ def _may_pass(error: Exception) -> bool:
 
 
 @contextmanager
-def one_sentence(repo_id: str, folder: Path | None) -> Iterator[None]:
-    """Turn what the client raises into a `PushError` that names cause, remedy and the command that goes on."""
+def one_sentence(repo_id: str, after: str) -> Iterator[None]:
+    """Turn what the client raises into a `PushError` that names cause and remedy; `after` ends its sentence."""
     try:
         yield
     except (PushError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:
-        said = _explain(error, repo_id)
+        said = explain(error, repo_id)
         if said is None:
             raise
-        after = (
-            "; nothing was sent or changed."
-            if folder is None
-            else f". {folder} is whole; go on with: {_again(folder, repo_id)}"
-        )
         raise PushError(said + after) from error
 
 
-def _again(folder: Path, repo_id: str) -> str:
-    """The command that goes on with a push."""
-    run = folder.parent if folder.name == "student" else folder
-    return f"python training/publish.py {shlex.quote(str(run))} --repo_id {repo_id}"
-
-
-def _explain(error: Exception, repo_id: str) -> str | None:
+def explain(error: Exception, repo_id: str) -> str | None:
+    """What went wrong between us and the Hub, and what to do; None if it is nothing of that kind."""
     status = _status(error)
     if isinstance(error, OfflineModeIsEnabled):
-        return "HF_HUB_OFFLINE is set, so nothing was pushed: unset it"
+        return "HF_HUB_OFFLINE is set: unset it"
     if isinstance(error, LocalTokenNotFoundError):
         return "the Hub asks who you are: run `hf auth login` or set HF_TOKEN"
     if status == 401:
         return f"the Hub does not accept the token, or {repo_id} is not visible to it: run `hf auth login` again"
     if status == 403:
-        return (
-            f"the token may not write to {repo_id}: use one with the right to write, choose a name of your own, or "
-            f"propose the change with --create_pr"
-        )
+        return _MAY_NOT_WRITE.format(repo_id)
     if isinstance(error, RevisionNotFoundError):
         return f"{repo_id} has no such revision: correct --revision"
     if isinstance(error, RepositoryNotFoundError):
@@ -261,7 +302,7 @@ def _explain(error: Exception, repo_id: str) -> str | None:
         return f"the Hub refuses the metadata of the README ({_first_line(error)})"
     if isinstance(error, httpx.TransportError | RuntimeError | OSError):
         cause = error.__cause__ or error
-        return f"the connection to the Hub broke ({type(cause).__name__}), and several attempts did not help"
+        return f"the connection to the Hub broke ({type(cause).__name__})"
     return None
 
 
