@@ -35,7 +35,7 @@ from .guards import (
 )
 from .hub.folder import warn_only
 from .hub.publishing import PublishingTrainer
-from .report import draw_evaluation, write_report
+from .report import draw_evaluation, settle_trackers, write_report
 from .resumable import ResumableTrainer
 from .sparse.norm import synchronise_batch_norm
 
@@ -177,6 +177,7 @@ class DistillationTrainer(PublishingTrainer, ResumableTrainer):
                 *(callbacks or []),
             ],
         )
+        settle_trackers(self)
         self.model_accepts_loss_kwargs = False  # a mean over the batch, to be divided when batches are accumulated
         self.knn_datasets = knn_datasets
         self._stop = stop

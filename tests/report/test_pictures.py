@@ -1,16 +1,12 @@
 """Pictures: colours of one basis, filled-in cells, neighbours; drawn for every kind of distiller."""
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from transformers import AutoModel
 
 from hgkd_hf import HGKDConfig, HGKDForPreTraining, SparseUNetConfig
-from hgkd_hf.data import DistillationDataset, EvaluationDataset, ImageTransform, load_images
 from hgkd_hf.evaluation import Features
 from hgkd_hf.students.features import has_feature_scales
-from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
 from hgkd_hf.visualize import features_figure, nearest, pca_colours, prediction_columns, prediction_figure, unnormalise
 from hgkd_hf.visualize.pictures import HIDDEN_GREY
 
@@ -85,30 +81,3 @@ def test_feature_maps_of_a_stock_student(encoder_config, vit):
 def test_a_vision_transformer_has_no_such_maps(encoder_config, vit):
     assert has_feature_scales(encoder_config)
     assert not has_feature_scales(vit.config)
-
-
-def test_training_draws_at_each_evaluation_and_reports_at_the_end(hgkd, tmp_path):
-    pytest.importorskip("tensorboard", reason="TensorBoard is optional")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    for index in range(8):
-        path = tmp_path / "images/train" / "ab"[index % 2] / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((64, 64, 3), 30 * index, np.uint8)).save(path)
-    source = load_images(tmp_path / "images")
-    transform = ImageTransform(64, train=True)
-    train = DistillationDataset(source, transform, seed=0, cell_grid=hgkd.config.cell_grid, mask_ratio=0.5)
-    labelled = EvaluationDataset(source, ImageTransform(64, train=False))
-    run = tmp_path / "run"
-    settings = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "no", "logging_steps": 1, "max_steps": 2}
-    arguments = DistillationArguments(run, per_device_train_batch_size=4, report_to=["tensorboard"], **settings)
-    DistillationTrainer(hgkd, arguments, train, (labelled, labelled)).train()
-    assert {path.name for path in (run / "pictures").iterdir()} == {
-        f"{kind}-{step:06d}.png" for kind in ("predictions", "most-alike") for step in (1, 2)
-    }
-    text = (run / "report.html").read_text()
-    assert "Predictions, step 2" in text
-    (events,) = {path.parent for path in run.rglob("events.out.tfevents*")}
-    tags = EventAccumulator(str(events)).Reload().Tags()
-    assert {"eval/predictions", "eval/most-alike"} <= set(tags["images"])
-    assert {"train/feature_loss", "train/images_per_second", "train/data_wait_share"} <= set(tags["scalars"])

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation while training: into the run's folder, and into TensorBoard."""
+"""The pictures of an evaluation while training: into the run's folder, and to its trackers."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from transformers import TrainerCallback
-from transformers.integrations import TensorBoardCallback
 
 from ..data import EvaluationDataset
 from ..evaluation import Features
 from ..hub.export import stock_student
+from ..hub.folder import warn_only
 from ..students.features import has_feature_scales
 from ..visualize import features_figure, nearest, neighbours_figure, prediction_figure, unnormalise
 from .record import PICTURES
+from .trackers import log_pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +63,7 @@ def evaluation_figures(
 
 
 def draw_evaluation(trainer: Trainer, evaluated: tuple[Features, Features]) -> None:
-    """Write the figures of this step to `pictures/` in the run's folder, and to TensorBoard if the run reports there.
+    """Write the figures of this step to `pictures/` in the run's folder, and hand them to the run's trackers.
 
     Args:
         trainer: a `DistillationTrainer` with kNN data.
@@ -77,18 +76,10 @@ def draw_evaluation(trainer: Trainer, evaluated: tuple[Features, Features]) -> N
     with trainer.compute_loss_context_manager():
         figures = evaluation_figures(model, samples, evaluated, trainer.knn_datasets)
     folder.mkdir(parents=True, exist_ok=True)
+    pictures = {}
     for name, figure in figures.items():
-        figure.savefig(folder / f"{name}-{step:06d}.png", dpi=100)
-        for callback in trainer.callback_handler.callbacks:
-            _add_image(callback, name, figure, step)
-
-
-def _add_image(callback: TrainerCallback, name: str, figure: Figure, step: int) -> None:
-    if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        callback.tb_writer.add_image(
-            f"eval/{name}", np.asarray(canvas.buffer_rgba())[..., :3], step, dataformats="HWC"
-        )
+        pictures[f"eval/{name}"] = folder / f"{name}-{step:06d}.png"
+        figure.savefig(pictures[f"eval/{name}"], dpi=100)
+    for callback in trainer.callback_handler.callbacks:
+        with warn_only(f"the pictures for {type(callback).__name__}"):
+            log_pictures(callback, pictures, step)
