@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
+import copy
 import difflib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
 
+RECIPE_FILE = "recipe.yaml"  # in a run's folder
+# Settings that say how a command is to go on, not what a run is.
+_OF_THE_COMMAND = ("resume", "dry_run")
 # Settings of `TrainingArguments` until transformers 4, found in many recipes, and what took their place.
 DROPPED = {
     "evaluation_strategy": "'eval_strategy'",
@@ -29,6 +34,8 @@ def parse_recipe(
 ) -> tuple:
     """Read `--recipe FILE` and flags into one instance of each dataclass in `types`.
 
+    Settings that are `auto` in a run that goes on (`resume`) get what the word came to before, from the run's recipe.
+
     Args:
         types: dataclasses; their fields are the recipe's keys and the flags.
         arguments: the command line; default: the process's.
@@ -40,8 +47,7 @@ def parse_recipe(
         SystemExit: a flag is unknown or its value malformed (by argparse).
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = HfArgumentParser(list(types), description=description, allow_abbrev=False)
-    parser.add_argument("--recipe", help="YAML file with defaults for the flags below.")
+    parser = build_parser(types, description)
     path = _flag_value("recipe", arguments)
     if path is not None:
         known = {field.name for kind in types for field in fields(kind) if field.init}
@@ -51,7 +57,44 @@ def parse_recipe(
         *instances, _ = parser.parse_args_into_dataclasses(args=arguments)
     except Exception as error:  # settings are refused with many kinds of errors, all of them the user's to mend
         raise ValueError(f"these settings do not fit: {' '.join(str(error).split())}") from error
-    return tuple(instances)
+    settled = _settled_before(instances)
+    return parse_recipe(types, [*arguments, *settled], description) if settled else tuple(instances)
+
+
+def build_parser(types: Sequence[type], description: str | None = None) -> HfArgumentParser:
+    """The parser of a script's flags."""
+    parser = HfArgumentParser(
+        list(types),
+        description=description,
+        allow_abbrev=False,
+        formatter_class=_Help,
+        usage="%(prog)s [--recipe FILE] [--flag VALUE ...]",
+    )
+    parser.add_argument("--recipe", help="YAML file with defaults for the other flags.")
+    hints = {name: hint for kind in types for name, hint in get_type_hints(kind).items()}
+    for action in parser._actions:
+        if hints.get(action.dest) == int | str:  # of which HfArgumentParser knows the number alone
+            action.type = _number_or_word
+    return parser
+
+
+def _number_or_word(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdecimal() else text
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Examples stand as they are written, and a flag once, though dashes are taken for its underscores too."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=40, width=119)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        shown = copy.copy(action)
+        shown.option_strings = [name for name in action.option_strings if "-" not in name[2:]]
+        return super()._format_action_invocation(shown)
+
+    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
+        return "VALUE"
 
 
 def recipe_value(name: str, arguments: Sequence[str] | None = None) -> str | None:
@@ -62,6 +105,30 @@ def recipe_value(name: str, arguments: Sequence[str] | None = None) -> str | Non
     if value is None and path is not None:
         value = read_recipe(path).get(name)
     return None if value is None else str(value)
+
+
+def to_recipe(*settings: Any) -> str:
+    """Dataclasses of settings as the recipe that gives them again: YAML, without tokens and what is not set."""
+    values: dict[str, Any] = {}
+    for part in settings:
+        values |= part.to_dict() if hasattr(part, "to_dict") else asdict(part)
+    kept = {
+        name: value
+        for name, value in values.items()
+        if value is not None and value not in ([], {}, "") and name not in _OF_THE_COMMAND
+        if not name.endswith("_token")
+    }
+    return yaml.safe_dump(kept, sort_keys=False)
+
+
+def _settled_before(instances: Sequence[Any]) -> list[str]:
+    """For settings that are `auto` in a run that goes on, what its recipe says, as flags."""
+    training = next((part for part in instances if getattr(part, "auto", ())), None)
+    if training is None or not any(getattr(part, "resume", False) for part in instances):
+        return []
+    path = Path(training.output_dir, RECIPE_FILE)
+    before = read_recipe(path) if path.is_file() else {}
+    return [f"--{name}={before[name]}" for name in training.auto if before.get(name, "auto") != "auto"]
 
 
 def _as_flags(values: dict[str, Any], known: set[str], path: str) -> list[str]:

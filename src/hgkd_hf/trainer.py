@@ -7,7 +7,6 @@ import logging
 import math
 import os
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,11 @@ from accelerate import skip_first_batches
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, ProgressCallback, TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_utils import TrainOutput
 
+from .arguments import DistillationArguments
 from .data import EndlessStream, StreamingDistillationDataset, collate
 from .evaluation import Features, extract_features, feature_rank, feature_std, knn_accuracy
 from .guards import (
@@ -35,77 +35,12 @@ from .guards import (
 )
 from .hub.folder import warn_only
 from .hub.publishing import PublishingTrainer
+from .progress import ImagesPerSecond
 from .report import draw_evaluation, settle_trackers, write_report
 from .resumable import ResumableTrainer
 from .sparse.norm import synchronise_batch_norm
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class DistillationArguments(TrainingArguments):
-    """`TrainingArguments` with the field's defaults for masked pre-training, and a few fields more.
-
-    The learning rate is `base_learning_rate * images per step / 256`, as in MAE and SparK, unless `learning_rate` is
-    given.
-    """
-
-    base_learning_rate: float = field(
-        default=5e-4, metadata={"help": "Learning rate for 256 images a step; scaled by the real number."}
-    )
-    learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate as it is; overrides --base_learning_rate."}
-    )
-    sync_batch_norm: bool = field(
-        default=True, metadata={"help": "Share BatchNorm's training statistics among processes."}
-    )
-    knn_k: int = field(default=20, metadata={"help": "Neighbours of the kNN evaluation."})
-    knn_temperature: float = field(default=0.07, metadata={"help": "Temperature of the kNN evaluation's weights."})
-    max_non_finite_steps: int = field(
-        default=10, metadata={"help": "Steps with a loss or gradient that is not finite are skipped, up to so many."}
-    )
-    max_skipped_share: float = field(
-        default=0.1, metadata={"help": "Share of the images that may be unreadable before the run ends."}
-    )
-    allow_changes: bool = field(
-        default=False, metadata={"help": "Let --resume go on though teacher, student, data or masks have changed."}
-    )
-
-    license: str | None = field(
-        default=None, metadata={"help": "Of the published student; needed where teacher and data do not decide it."}
-    )
-
-    output_dir: str = field(default="runs/distillation", metadata={"help": "The run's folder."})
-    per_device_train_batch_size: int = 64
-    per_device_eval_batch_size: int = 128
-    lr_scheduler_type: str = "cosine"
-    warmup_steps: float = 0.05
-    weight_decay: float = 0.05
-    adam_beta2: float = 0.95
-    max_grad_norm: float = 5.0
-    logging_steps: float = 10
-    remove_unused_columns: bool = False
-    dataloader_num_workers: int = 0
-    ddp_find_unused_parameters: bool | None = False
-    save_total_limit: int | None = 2
-
-    def __post_init__(self):
-        if not torch.accelerator.is_available():
-            # Without it, each process of several on a machine without accelerator believes that it is alone.
-            self.use_cpu = True
-        if self.data_seed is None:
-            self.data_seed = self.seed  # else the order of samples would follow torch's seed of the moment
-        scaled = self.learning_rate is None
-        if scaled:
-            self.learning_rate = 0.0
-        super().__post_init__()
-        if scaled:
-            self.learning_rate = self.base_learning_rate * self.images_per_step / 256
-
-    @property
-    def images_per_step(self) -> int:
-        """Images of one optimizer step, over all processes and accumulated batches."""
-        return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
 
 
 class DistillationTrainer(PublishingTrainer, ResumableTrainer):
@@ -141,6 +76,7 @@ class DistillationTrainer(PublishingTrainer, ResumableTrainer):
         image_processor: BaseImageProcessor | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
+        args.settle_batch_size(model, train_dataset, collate)
         if hasattr(train_dataset, "__len__") and len(train_dataset) < args.images_per_step:
             raise ValueError(
                 f"the training data has {len(train_dataset)} samples, but a step takes {args.images_per_step} "
@@ -177,6 +113,8 @@ class DistillationTrainer(PublishingTrainer, ResumableTrainer):
                 *(callbacks or []),
             ],
         )
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(ImagesPerSecond())
         settle_trackers(self)
         self.model_accepts_loss_kwargs = False  # a mean over the batch, to be divided when batches are accumulated
         self.knn_datasets = knn_datasets

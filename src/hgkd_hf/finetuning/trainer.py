@@ -35,7 +35,7 @@ class FineTuningArguments(DistillationArguments):
         default=1e-3, metadata={"help": "Learning rate for 256 images a step; scaled by the real number."}
     )
     output_dir: str = field(default="runs/finetuning", metadata={"help": "The run's folder."})
-    adam_beta2: float = 0.999
+    adam_beta2: float = field(default=0.999, metadata={"help": "Decay of AdamW's second moment."})
     # Labels are there: nothing is evaluated by neighbours.
     knn_k: int = field(default=20, init=False)
     knn_temperature: float = field(default=0.07, init=False)

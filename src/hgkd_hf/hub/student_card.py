@@ -29,9 +29,9 @@ METRICS = {
 
 # Settings that say where and how a run was kept, not what it computed.
 HOUSEKEEPING = """
-accelerator_config dataloader_pin_memory ddp_timeout debug disable_tqdm do_eval do_predict do_train hub_always_push
-hub_model_id hub_private_repo hub_revision hub_strategy hub_token license local_rank log_level log_level_replica
-output_dir project push_to_hub recipe report_to resume run_name use_cpu
+accelerator_config dataloader_pin_memory ddp_timeout debug disable_tqdm do_eval do_predict do_train dry_run
+hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy hub_token license local_rank log_level
+log_level_replica output_dir project push_to_hub recipe report_to resume run_name use_cpu
 """
 
 # Fields of a distiller's config that a card gives in another place.
@@ -284,7 +284,7 @@ class _Markdown(str):
 def _one_line(value: Any) -> Any:
     """The same data with every string on one line: a line of dashes would end the metadata."""
     if isinstance(value, dict):
-        return {key: _one_line(item) for key, item in value.items()}
+        return {_one_line(key): _one_line(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_one_line(item) for item in value]
     return " ".join(value.split()) if isinstance(value, str) else value

@@ -24,7 +24,7 @@ from ..students.presets import PRESETS, student_encoder_config
 from ..teachers import ClassifierTeacher, PatchTeacher
 
 # Settings that decide what is measured, or how a run begins, but not what is learned.
-_CHANGE_NOTHING = ("resume", "knn_split", "knn_bank_samples", "knn_query_samples")
+_CHANGE_NOTHING = ("resume", "dry_run", "knn_split", "knn_bank_samples", "knn_query_samples")
 
 
 @dataclass
@@ -65,6 +65,9 @@ class Method(ABC):
     knn_bank_samples: int = field(default=10_000, metadata={"help": "Training images that kNN looks up."})
     knn_query_samples: int = field(default=2_000, metadata={"help": "Images of --knn_split that it classifies."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in --output_dir."})
+    dry_run: bool = field(
+        default=False, metadata={"help": "Check everything, print recipe, sizes, memory and steps, and stop."}
+    )
 
     @property
     @abstractmethod
