@@ -12,21 +12,29 @@ a stock checkpoint for AutoModel.from_pretrained with its card. The same command
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from quick_help import answer_help
+
+    answer_help(__file__)
+
 import json
 import shlex
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import yaml
-from transformers import set_seed
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, set_seed
 
 from hgkd_hf.checkpoints import list_checkpoints, newest_checkpoint
+from hgkd_hf.data import collate
 from hgkd_hf.hub import find_source, student_image_processor
 from hgkd_hf.hub.folder import BEST_FOLDER, warn_only
 from hgkd_hf.identity import check_same_run, has_begun
+from hgkd_hf.memory import estimate_memory, free_memory, gigabytes
 from hgkd_hf.methods import Method, parse_method
+from hgkd_hf.recipe import RECIPE_FILE, to_recipe
 from hgkd_hf.report import write_report
 from hgkd_hf.script import run_script
 from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
@@ -37,33 +45,29 @@ def main(arguments: list[str] | None = None) -> dict:
     run = Path(training.output_dir)
     set_seed(training.seed)
     model = args.build_model()
-    train = args.training_data(model, training.seed, run / "skipped.tsv")
+    train = args.training_data(model, training.seed, None if args.dry_run else run / "skipped.tsv")
     knn_datasets = args.evaluation_data(model)
     checkpoint = find_checkpoint(args, training)
+    if not args.dry_run:
+        run.mkdir(parents=True, exist_ok=True)
+    training.settle_batch_size(model, train, collate)
     settings = args.identity(model) | {"seed": training.seed, "images_per_step": training.images_per_step}
     check_same_run(
-        run, settings, goes_on=args.resume, allow_changes=training.allow_changes, write=training.process_index == 0
+        run,
+        settings,
+        goes_on=args.resume,
+        allow_changes=training.allow_changes,
+        write=training.process_index == 0 and not args.dry_run,
     )
-    config = model.config
-    processor = student_image_processor(config.image_size, config.image_mean, config.image_std)
-    trainer = DistillationTrainer(model, training, train, knn_datasets, processor)
-
-    step = f"{training.images_per_step} images a step on {training.world_size} process(es)"
-    rows = [*args.describe(model), ("training", f"{step}, learning rate {training.learning_rate:.2e}")]
-    trainer.card.description = dict(rows)
-    trainer.card.command = shlex.join(["accelerate", "launch", f"training/{Path(__file__).name}", *sys.argv[1:]])
-    trainer.card.add_settings(args)
-    if args.student_pretrained:
-        trainer.card.start = find_source(args.student, "model", args.student_revision)
-    if training.push_to_hub:
-        trainer.check_publishing()
+    if args.dry_run:
+        return dry_run(args, training, model, train, knn_datasets)
+    trainer = build_trainer(args, training, model, train, knn_datasets)
     if trainer.is_world_process_zero():
-        run.mkdir(parents=True, exist_ok=True)
-        settings = asdict(args) | {k: v for k, v in training.to_dict().items() if v is not None}
-        (run / "recipe.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
-        print("\n".join(f"{name:>10}: {value}" for name, value in rows), flush=True)
+        (run / RECIPE_FILE).write_text(to_recipe(args, training))
+        show(trainer.card.description)
 
-    summary = {"method": args.title, "student": rows[0][1], "teacher": rows[1][1], "seed": training.seed}
+    said = trainer.card.description
+    summary = {"method": args.title, "student": said["student"], "teacher": said["teacher"], "seed": training.seed}
     if checkpoint is None:
         args.prepare(model, training.seed)
     if knn_datasets is not None and checkpoint is None:
@@ -77,7 +81,7 @@ def main(arguments: list[str] | None = None) -> dict:
     summary["images_skipped"] = train.num_skipped
     trainer.save_model()
     if trainer.is_world_process_zero():
-        finish(run, args, training, trainer, summary, rows)
+        finish(run, args, training, trainer, summary)
     return summary
 
 
@@ -96,7 +100,67 @@ def find_checkpoint(args: Method, training: DistillationArguments) -> Path | Non
     return checkpoint
 
 
-def finish(run: Path, args: Method, training, trainer: DistillationTrainer, summary: dict, rows: list) -> None:
+def build_trainer(
+    args: Method,
+    training: DistillationArguments,
+    model: PreTrainedModel,
+    train: Dataset,
+    knn_datasets: tuple[Dataset, Dataset] | None,
+) -> DistillationTrainer:
+    """The trainer; its card knows what the run is, and, to publish it, that the Hub would take it."""
+    config = model.config
+    processor = student_image_processor(config.image_size, config.image_mean, config.image_std)
+    trainer = DistillationTrainer(model, training, train, knn_datasets, processor)
+    step = f"{training.images_per_step} images a step on {training.world_size} process(es)"
+    rows = [*args.describe(model), ("training", f"{step}, learning rate {training.learning_rate:.2e}")]
+    rows += [("auto", training.describe_auto())] if training.auto else []
+    trainer.card.description = dict(rows)
+    trainer.card.command = shlex.join(["accelerate", "launch", f"training/{Path(__file__).name}", *sys.argv[1:]])
+    trainer.card.add_settings(args)
+    if args.student_pretrained:
+        trainer.card.start = find_source(args.student, "model", args.student_revision)
+    if training.push_to_hub:
+        trainer.check_publishing()
+    return trainer
+
+
+def dry_run(
+    args: Method,
+    training: DistillationArguments,
+    model: PreTrainedModel,
+    train: Dataset,
+    knn_datasets: tuple[Dataset, Dataset] | None,
+) -> dict:
+    """Print what the run would be: recipe, networks, data, steps, memory. Its folder is left as it is."""
+    recipe = to_recipe(args, training)
+    memory = estimate_memory(model, train, collate, training.device, training.autocast_dtype)
+    free = free_memory(training.device)
+    with TemporaryDirectory() as folder:  # `Trainer` makes its folder: let that be elsewhere
+        training.output_dir = str(Path(folder, Path(training.output_dir).name))
+        trainer = build_trainer(args, training, model, train, knn_datasets)
+        *_, steps = trainer.set_initial_training_values(training, trainer.get_train_dataloader())
+    images = steps * training.images_per_step
+    epochs = f", {images / len(train):.3g} epochs" if hasattr(train, "__len__") else ""
+    needed = memory.describe(training.per_device_train_batch_size)
+    if trainer.is_world_process_zero():
+        print(recipe)
+        show(
+            trainer.card.description
+            | {
+                "steps": f"{steps:,}{epochs}, {images:,} images",
+                "memory": f"{needed} (an estimate); {gigabytes(free)} free on {training.device}",
+                "dry run": "all checks passed; nothing was written",
+            }
+        )
+    return {"steps": steps, "memory": memory.weights + memory.step(training.per_device_train_batch_size)}
+
+
+def show(rows: dict[str, str]) -> None:
+    """Print what a run is, one fact a line."""
+    print("\n".join(f"{name:>10}: {value}" for name, value in rows.items()), flush=True)
+
+
+def finish(run: Path, args: Method, training, trainer: DistillationTrainer, summary: dict) -> None:
     """Write the student's folder and the summary, and say where everything lies."""
     student = trainer.export_student()
     best = trainer.state.best_model_checkpoint

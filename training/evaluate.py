@@ -9,6 +9,11 @@ results.json, model-index.yaml (for the metadata of a model's README) and, for a
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from quick_help import answer_help
+
+    answer_help(__file__)
+
 import json
 from dataclasses import asdict, dataclass, field
 from functools import partial

@@ -11,6 +11,11 @@ latency at batch 1 and, with --accuracy_split, accuracy before and after; it goe
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from quick_help import answer_help
+
+    answer_help(__file__)
+
 import argparse
 import json
 from functools import partial

@@ -11,6 +11,11 @@ checkpoint with its image processor for the task's pipeline. The same command wi
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from quick_help import answer_help
+
+    answer_help(__file__)
+
 import json
 import math
 import sys
@@ -18,12 +23,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import yaml
 from transformers import set_seed
 
 from hgkd_hf.checkpoints import list_checkpoints, newest_checkpoint
 from hgkd_hf.finetuning import FineTuningArguments, FineTuningTrainer, Task, parse_task
 from hgkd_hf.identity import check_same_run, has_begun
+from hgkd_hf.recipe import RECIPE_FILE, to_recipe
 from hgkd_hf.script import run_script
 
 # Python puts a script's folder first, where evaluate.py would hide the package `evaluate`, which metrics need.
@@ -39,6 +44,8 @@ def main(arguments: list[str] | None = None) -> dict:
     set_seed(training.seed)
     model = task.build_model()
     train, evaluated = task.training_data(training.seed, run / "skipped.tsv"), task.evaluation_data()
+    run.mkdir(parents=True, exist_ok=True)
+    training.settle_batch_size(model, train, task.collate)
     check_same_run(
         run,
         identity(task, training),
@@ -48,11 +55,11 @@ def main(arguments: list[str] | None = None) -> dict:
     )
     trainer = FineTuningTrainer(model, training, task, train, evaluated, task.image_processor())
     if trainer.is_world_process_zero():
-        run.mkdir(parents=True, exist_ok=True)
-        settings = asdict(task) | {k: v for k, v in training.to_dict().items() if v is not None}
-        (run / "recipe.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+        (run / RECIPE_FILE).write_text(to_recipe(task, training))
         print(f"   model: {type(model).__name__} ({task.model}), {model.num_parameters() / 1e6:.1f} M parameters")
         print(f"    data: {task.source.name}, {task.source.num_rows:,} images of {len(task.names)} classes")
+        if training.auto:
+            print(f"    auto: {training.describe_auto()}")
         print(f"training: {training.images_per_step} images a step on {training.world_size} process(es)", flush=True)
 
     start = time.perf_counter()

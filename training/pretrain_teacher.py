@@ -8,6 +8,11 @@ The model is transformers' own ViTMAEForPreTraining; its folder is a teacher for
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from quick_help import answer_help
+
+    answer_help(__file__)
+
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +83,8 @@ def build_config(args: TeacherArguments) -> ViTMAEConfig:
 
 def main(arguments: list[str] | None = None) -> Path:
     args, training = parse_recipe((TeacherArguments, DistillationArguments), arguments, __doc__)
+    if training.auto and training.resume_from_checkpoint:
+        raise ValueError(f"{training.auto[0]} is 'auto': to go on, give what the run printed (--{training.auto[0]}).")
     set_seed(training.seed)
     config = build_config(args)
     source = load_images(args.dataset, split=args.split, image_column=args.image_column, max_samples=args.max_samples)
@@ -94,6 +101,8 @@ def main(arguments: list[str] | None = None) -> Path:
     if trainer.is_world_process_zero():
         print(f"masked autoencoder: {trainer.model.num_parameters() / 1e6:.1f} M parameters", flush=True)
         print(f"{source.num_rows:,} images of {source.name}, {training.images_per_step} a step", flush=True)
+        if training.auto:
+            print(f"auto: {training.describe_auto()}", flush=True)
     result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
     teacher = Path(training.output_dir, "teacher")
     if trainer.is_world_process_zero():

@@ -10,6 +10,11 @@ with the same command.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from quick_help import answer_help
+
+    answer_help(__file__)
+
 import argparse
 import sys
 from pathlib import Path

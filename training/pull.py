@@ -8,6 +8,11 @@ named in its recipe.yaml, from which local paths were removed.
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from quick_help import answer_help
+
+    answer_help(__file__)
+
 import argparse
 import sys
 from pathlib import Path

@@ -8,6 +8,11 @@ A training writes it at its end; this command writes it again, also of a run tha
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from quick_help import answer_help
+
+    answer_help(__file__)
+
 import argparse
 from pathlib import Path
 
