@@ -119,6 +119,8 @@ def test_composed_readme_is_a_model_card():
         ("runs/mine", "runs/mine"),
         ("8x8 and/or 1/2", "8x8 and/or 1/2"),
         (f"--hub_token {TOKEN}", f"--hub_token {HIDDEN}"),
+        ("--hub_token s3cr3t --seed 1", f"--hub_token {HIDDEN} --seed 1"),
+        ("--api_key='a b' --num_tokens 4", f"--api_key={HIDDEN} --num_tokens 4"),
     ],
 )
 def test_public(text: str, left: str):

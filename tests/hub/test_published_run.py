@@ -117,6 +117,23 @@ def test_train_push_load_run_the_snippet_and_go_on(hub: HubServer, teacher_and_d
     assert facts["changed"][:3] == ["dataset", "teacher", "teacher_layers"]
     assert facts["run"]["images_seen"] == 16
 
+    for told in (
+        "| mask | 6 of 16 cells of 16 px visible (mask ratio 0.6) |",
+        "| objective | feature 1.0 (smooth-l1, masked), pixel 0.0 |",
+        "split train, images 16, fingerprint ",
+        "| before training |",
+        "| this student |",
+        "kNN accuracy: vote of the 3 nearest by cosine",
+        "![Loss and kNN accuracy over the steps.](curves.png)",
+        "(predictions.png)",
+        "| hardware | CPU ",
+        "| seconds |",
+        "| images per second |",
+        "| versions | hgkd",
+        "```bash\naccelerate launch training/distill.py --teacher=alice/teacher",
+    ):
+        assert told in text, told
+
     # Elsewhere, in a fresh process with an empty cache: same features, the card's snippet runs as it is, and its
     # metadata are accepted and read. What it was before the training's end is there by its commit.
     snippet = text.split("```python\n")[1].split("```")[0]

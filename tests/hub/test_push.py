@@ -133,6 +133,17 @@ def test_readme_edited_in_the_folder_is_pushed(hub: HubServer, run: Path):
         assert on_hub(hub).endswith(f"\n{note}\n")
 
 
+def test_readme_edited_in_the_folder_outlives_another_export(run: Path, student, card):
+    text = (run / "README.md").read_text()
+    (run / "README.md").write_text(text.replace("---\n", "---\nlanguage: en\n", 1) + "\nMine\n")
+    card.results["this student"] = {"knn_accuracy": 0.5}
+    write_student_folder(student, run, processor(), card)
+    metadata, body = readme.split((run / "README.md").read_text())
+    assert (metadata["language"], metadata["license"]) == ("en", "mit")
+    assert body.endswith("\nMine\n")
+    assert "| this student | 0.5 |" in body
+
+
 def test_readme_edited_in_both_places_keeps_the_hubs_and_says_so(hub: HubServer, run: Path, logged):
     push_student(run, REPO)
     edit_on_hub(hub, on_hub(hub) + "On the Hub\n")

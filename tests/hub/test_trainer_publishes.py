@@ -159,6 +159,13 @@ def test_the_last_push_brings_a_checkpoint_that_was_left_out(hub: HubServer, mak
         assert tree[f"last-checkpoint/{path.name}"].data == path.read_bytes(), path.name
 
 
+def test_all_checkpoints_keep_their_names(hub: HubServer, make_trainer):
+    trainer = make_trainer(hub_strategy="all_checkpoints", hub_always_push=True)
+    trainer.train()
+    tree = hub.repo(REPO).resolve("main").tree
+    assert {"checkpoint-2/manifest.json", "checkpoint-4/manifest.json"} <= {*tree}
+
+
 def test_saving_the_model_pushes_nothing(hub: HubServer, make_trainer):
     trainer = make_trainer(max_steps=1, save_strategy="no")
     trainer.train()

@@ -11,8 +11,10 @@ from typing import Any
 from huggingface_hub import get_token
 
 HIDDEN = "<hidden>"
-_SECRET_VARIABLE = re.compile(r"token|secret|password|passwd|(api|access|private)_?key|credential", re.IGNORECASE)
-_SECRET_KEY = re.compile(r"(.*_)?(token|secret|password|passwd|(api|access|private)_?key|credentials?)", re.IGNORECASE)
+_SECRET = r"(?:token|secret|password|passwd|(?:api|access|private)_?key|credentials?)"
+_SECRET_VARIABLE = re.compile(_SECRET, re.IGNORECASE)
+_SECRET_KEY = re.compile(rf"(.*_)?{_SECRET}", re.IGNORECASE)
+_SECRET_FLAG = re.compile(rf"(--(?:\w+_)?{_SECRET}(?:=| +))(?:'[^']*'|[^\s']+)", re.IGNORECASE)
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 # `/a/b`, `~/a`, `../a`, `C:\a\b`: of two parts at least, and not the inside of a word, a Hub id or a URL.
 _PATH = re.compile(
@@ -46,7 +48,7 @@ def public(value: Any, paths: Iterable[str] = ()) -> Any:
     text = _text(value)
     for secret in sorted(secrets(), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
-    text = _HUB_TOKEN.sub(HIDDEN, text)
+    text = _SECRET_FLAG.sub(rf"\1{HIDDEN}", _HUB_TOKEN.sub(HIDDEN, text))
     for path in sorted({_text(path) for path in paths if is_local_path(path)}, key=len, reverse=True):
         text = text.replace(path, last_part(path))
     return _PATH.sub(lambda match: last_part(match[0]), text)
