@@ -95,5 +95,5 @@ def answer(call: Call) -> Answer:
 
 
 def to_json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
-    body = json.dumps(value).encode()
+    body = json.dumps(value, default=str).encode()  # metadata may hold a date
     return Answer(body, status, {"Content-Type": "application/json; charset=utf-8", **(headers or {})})

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,7 @@ def test_train_push_load_run_the_snippet_and_go_on(hub: HubServer, teacher_and_d
     )
 
     # And another machine goes on with the run.
+    shutil.rmtree(run)
     said = script("pull.py", hub, REPO, "--output_dir", tmp_path / "elsewhere")
     assert "checkpoint-4 is there; go on with:" in said
     elsewhere = tmp_path / "elsewhere"

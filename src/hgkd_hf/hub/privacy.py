@@ -32,8 +32,8 @@ def public(value: Any, paths: Iterable[str] = ()) -> Any:
     """A copy of plain data in which every local path is its last part, and every secret is hidden.
 
     Args:
-        value: strings, numbers, None, and lists and dicts of them; other things become strings. The value of a key
-            that names a secret is hidden whatever it is.
+        value: strings, numbers, None, and lists and dicts of them; other things become strings. The value of a key or
+            flag that names a secret is hidden whatever it is.
         paths: paths known to occur in the strings; needed for those with spaces in them.
     """
     if isinstance(value, dict):

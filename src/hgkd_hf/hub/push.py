@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,7 +65,7 @@ class PushOptions:
     create_pr: bool = False
     tag: str | None = None
     message: str = "Push a student trained with hgkd_hf"
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)
 
     def __post_init__(self):
         if self.create_pr and (self.gated or self.tag):
