@@ -181,6 +181,7 @@ def test_student_that_no_mask_can_follow():
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
+        ({"sparse_backend": "dense"}, "sparse_backend is 'dense': choose one of cells, masked, spconv"),
         ({"cell_size": 24}, "cell_size 24 is no multiple of the student's total stride 16: choose 32"),
         ({"decoder_stride": 3}, "decoder_stride 3 cannot be reached .* choose one of 16, 8, 4, 2, 1"),
         ({"decoder_width": 10, "decoder_stride": 1}, "decoder_width 10 cannot be halved 4 times: .* multiple of 16"),

@@ -42,6 +42,9 @@ class HGKDMethod(Method):
     positions: str = field(default="masked", metadata={"help": "masked | all: which positions are predicted."})
     feature_weight: float = field(default=1.0, metadata={"help": "Weight of the feature term."})
     pixel_weight: float = field(default=0.0, metadata={"help": "Weight of the pixel term (needs decoder full)."})
+    sparse_backend: str = field(
+        default="cells", metadata={"help": "cells | masked | spconv: what computes the visible cells; equal results."}
+    )
 
     @property
     def title(self) -> str:
@@ -55,6 +58,7 @@ class HGKDMethod(Method):
             cell_size=self.cell_size,
             decoder_width=self.decoder_width,
             decoder_stride=1 if self.decoder == "full" else None,
+            sparse_backend=self.sparse_backend,
         )
         settings = {name: getattr(self, name) for name in CONFIG_FIELDS}
         if self.teacher is None:
@@ -70,7 +74,10 @@ class HGKDMethod(Method):
             config = HGKDConfig.for_teacher(teacher, student_config, **settings)
             model = HGKDForPreTraining(config).attach_teacher(teacher)
         self.load_student(model.student.encoder)
-        check_exact(model.student.encoder, model.student.config.cell_size)  # now rather than after days
+        try:  # now rather than after days
+            check_exact(model.student.encoder, model.student.config.cell_size, backend=self.sparse_backend)
+        except ImportError as error:
+            raise ValueError(f"{error} (--sparse_backend)") from error
         return model
 
     def _aligned_teacher(self, student_config: SparseUNetConfig) -> PatchTeacher:

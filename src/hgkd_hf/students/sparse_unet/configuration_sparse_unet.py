@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
+from ...sparse import BACKENDS
 from ..features import feature_scales
 
 
@@ -20,14 +21,15 @@ class SparseUNetConfig(BackboneConfigMixin, PreTrainedConfig):
         decoder_width: channels of the decoder at the encoder's deepest scale, halved at each finer one (SparK: 768).
         decoder_stride: pixels per position of the decoder's output, the encoder's total stride divided by a power of
             two: 16 stops at a patch-16 teacher's grid, 1 goes up to the image (SparK). Default: half the total stride.
-        sparse_backend: `"cells"` or `"masked"`, what masked forwards compute with; no effect on any result.
+        sparse_backend: `"cells"`, `"masked"` or `"spconv"`, what masked forwards compute with (see `visible`); no effect
+            on any result but its rounding.
         initializer_range: standard deviation of the mask tokens' and projections' truncated normal (SparK: 0.02).
         semantic_loss_ignore_index: label of pixels that `SparseUNetForSemanticSegmentation` does not learn from.
         out_features, out_indices: stages that `SparseUNetBackbone` returns, as in every transformers backbone.
 
     Raises:
-        ValueError: the encoder gives no maps at several scales, or `cell_size`, `decoder_stride` or `decoder_width` do
-            not fit it.
+        ValueError: the encoder gives no maps at several scales, `cell_size`, `decoder_stride` or `decoder_width` do
+            not fit it, or there is no such backend.
     """
 
     model_type = "sparse_unet"
@@ -56,6 +58,8 @@ class SparseUNetConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"cell_size {self.cell_size} is no multiple of the student's total stride {self.total_stride}: "
                 f"choose {max(1, round(self.cell_size / self.total_stride)) * self.total_stride}."
             )
+        if self.sparse_backend not in BACKENDS:
+            raise ValueError(f"sparse_backend is {self.sparse_backend!r}: choose one of {', '.join(BACKENDS)}.")
         self.decoder_stride = self.decoder_stride or self.total_stride // 2
         _ = self.decoder_widths  # refuses what does not fit
         self.stage_names = [f"stage{number}" for number in range(1, len(scales) + 1)]
