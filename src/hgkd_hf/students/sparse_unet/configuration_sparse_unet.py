@@ -21,8 +21,8 @@ class SparseUNetConfig(BackboneConfigMixin, PreTrainedConfig):
         decoder_width: channels of the decoder at the encoder's deepest scale, halved at each finer one (SparK: 768).
         decoder_stride: pixels per position of the decoder's output, the encoder's total stride divided by a power of
             two: 16 stops at a patch-16 teacher's grid, 1 goes up to the image (SparK). Default: half the total stride.
-        sparse_backend: `"cells"`, `"masked"` or `"spconv"`, what masked forwards compute with (see `visible`); no effect
-            on any result but its rounding.
+        sparse_backend: `"cells"`, `"masked"` or `"spconv"`, what masked forwards compute with (see `visible`); of no
+            effect on any result but its rounding.
         initializer_range: standard deviation of the mask tokens' and projections' truncated normal (SparK: 0.02).
         semantic_loss_ignore_index: label of pixels that `SparseUNetForSemanticSegmentation` does not learn from.
         out_features, out_indices: stages that `SparseUNetBackbone` returns, as in every transformers backbone.
