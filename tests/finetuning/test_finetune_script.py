@@ -199,6 +199,18 @@ def test_recipes_are_read_by_their_task(path):
     assert isinstance(training, FineTuningArguments)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_auto(finetune, task, rectangles, student_folder, tmp_path, monkeypatch):
+    """The batch size that memory and data allow is found for the samples of every task, and kept in the recipe."""
+    monkeypatch.setattr("hgkd_hf.arguments.has_native_bf16", lambda use_cpu: False)
+    auto = {"per_device_train_batch_size": "auto", "precision": "auto", "max_steps": 1, "eval_split": None}
+    finetune(flags(rectangles, student_folder, tmp_path, task, **auto))
+    written = yaml.safe_load((tmp_path / "recipe.yaml").read_text())
+    images = load_dataset(str(rectangles), split="train").num_rows
+    assert images / 2 < written["per_device_train_batch_size"] <= images
+    assert written["precision"] == "float32"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "steps", "figure", "least"),
