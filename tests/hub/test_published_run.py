@@ -138,8 +138,8 @@ def test_train_push_load_run_the_snippet_and_go_on(hub: HubServer, teacher_and_d
     # Elsewhere, in a fresh process with an empty cache: same features, the card's snippet runs as it is, and its
     # metadata are accepted and read. What it was before the training's end is there by its commit.
     snippet = text.split("```python\n")[1].split("```")[0]
-    said = run_python(ELSEWHERE, hub.env(token=None), tmp_path / "features.pt", snippet, commits[0].oid).stdout
-    assert json.loads(said) == readme.split(text)[0]
+    said = run_python(ELSEWHERE, hub.env(token=None), tmp_path / "features.pt", snippet, commits[0].oid, timeout=300)
+    assert json.loads(said.stdout) == readme.split(text)[0]
     local = AutoModel.from_pretrained(run / "student").eval()
     features = local(torch.linspace(-2, 2, 3 * 64 * 64).view(1, 3, 64, 64)).last_hidden_state
     assert torch.equal(torch.load(tmp_path / "features.pt", weights_only=True), features)

@@ -88,7 +88,7 @@ def write_student_folder(
 def add_run_files(folder: Path, run: Path, card: StudentCard) -> None:
     """Put a run's recipe (without local paths, teacher and data pinned), metrics and curves into a folder."""
     with warn_only("the recipe"):
-        settings = card.to_dict()["settings"] | pinned_revisions(card)
+        settings = card.to_dict()["settings"] | _pinned(card)
         settings = {k: v for k, v in settings.items() if v is not None and v not in ([], {}, "")}
         (folder / "recipe.yaml").write_text(readme.to_yaml(settings), encoding="utf-8")
     if (run / "metrics.jsonl").is_file():
@@ -99,7 +99,7 @@ def add_run_files(folder: Path, run: Path, card: StudentCard) -> None:
             card.pictures[CURVES] = "Loss and kNN accuracy over the steps."
 
 
-def pinned_revisions(card: StudentCard) -> dict[str, str]:
+def _pinned(card: StudentCard) -> dict[str, str]:
     """The settings that name the commits of what a run was made of, as far as the Hub told them."""
     sources = {"teacher_revision": card.teacher, "dataset_revision": card.dataset, "student_revision": card.start}
     return {
