@@ -11,6 +11,7 @@ from hgkd_hf.arguments import DistillationArguments
 from hgkd_hf.data import collate
 from hgkd_hf.memory import MemoryEstimate
 from hgkd_hf.recipe import parse_recipe, to_recipe
+from hgkd_hf.trainer import DistillationTrainer
 
 
 @dataclass
@@ -69,6 +70,13 @@ def test_batch_size_of_a_real_model(hgkd, tmp_path):
     args = arguments(tmp_path, per_device_train_batch_size="auto", learning_rate=0.1)
     args.settle_batch_size(hgkd, [sample] * 40, collate)
     assert (args.per_device_train_batch_size, args.images_per_step, args.learning_rate) == (32, 32, 0.1)
+
+
+def test_a_trainer_settles_what_its_caller_did_not(hgkd, tmp_path):
+    sample = {"pixel_values": torch.randn(3, 64, 64), "bool_masked_pos": torch.arange(16).view(4, 4) > 5}
+    args = arguments(tmp_path, per_device_train_batch_size="auto", disable_tqdm=True)
+    trainer = DistillationTrainer(hgkd, args, [sample] * 9)
+    assert (args.per_device_train_batch_size, trainer._train_batch_size) == (8, 8)
 
 
 @pytest.mark.parametrize(("cores", "processes", "workers"), [(8, 4, 2), (1, 4, 1), (128, 2, 16)])

@@ -60,3 +60,12 @@ def test_value_of_the_wrong_type(tmp_path, capsys):
 def test_missing_recipe():
     with pytest.raises(FileNotFoundError, match="there is no recipe 'nowhere.yaml'"):
         parse_recipe([Settings], ["--recipe", "nowhere.yaml"])
+
+
+def test_help_can_be_read(capsys):
+    text = "Do it.\n\n    python it.py --dataset a   # an example\n    python it.py --dataset b"
+    with pytest.raises(SystemExit):
+        parse_recipe([Settings], ["--help"], text)
+    shown = capsys.readouterr().out
+    assert text in shown
+    assert (shown.count("--mask_ratio"), shown.count("--mask-ratio")) == (1, 0)

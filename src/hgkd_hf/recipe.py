@@ -83,7 +83,10 @@ def _number_or_word(text: str) -> int | str:
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Examples stand as they are written, and a flag once, though dashes are taken for its underscores too."""
+    """Examples stand as they are written, and a flag once, though dashes are taken for its underscores too.
+
+    Long lists of choices are left to the flag's own help.
+    """
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=40, width=119)
@@ -91,10 +94,11 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpF
     def _format_action_invocation(self, action: argparse.Action) -> str:
         shown = copy.copy(action)
         shown.option_strings = [name for name in action.option_strings if "-" not in name[2:]]
+        shown.metavar = None if shown.choices and len(shown.choices) < 8 else "VALUE"
         return super()._format_action_invocation(shown)
 
-    def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
-        return "VALUE"
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def recipe_value(name: str, arguments: Sequence[str] | None = None) -> str | None:

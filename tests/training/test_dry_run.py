@@ -101,6 +101,15 @@ def test_dry_run_of_every_kind_of_method(distill, inputs, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_dry_run_of_a_stream(distill, inputs, tmp_path, capsys):
+    settings = {"streaming": True, "per_device_train_batch_size": "auto", "dataloader_num_workers": 2}
+    assert distill(flags(inputs, tmp_path / "run", "--dry_run", **settings, max_steps=5))["steps"] == 5
+    assert "steps: 5, 1,280 images" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="say how long to train with --max_steps"):
+        distill(flags(inputs, tmp_path / "run", "--dry_run", **settings))
+    assert not list(tmp_path.iterdir())
+
+
 def test_dry_run_leaves_a_run_that_is_there_alone(distill, inputs, tmp_path):
     run = tmp_path / "run"
     distill(flags(inputs, run, max_steps=2, save_strategy="steps", save_steps=2))

@@ -74,6 +74,7 @@ class FineTuningTrainer(DistillationTrainer):
     ):
         if args.metric_for_best_model is None and eval_dataset is not None:
             args.metric_for_best_model, args.greater_is_better = task.main_metric, True
+        args.settle_batch_size(model, train_dataset, task.collate)
         evaluated = None if eval_dataset is None else (eval_dataset, eval_dataset)
         super().__init__(model, args, train_dataset, evaluated, image_processor, callbacks)
         self.task = task
