@@ -48,7 +48,7 @@ def main() -> None:
         scale_range=[0.8, 1.2],
         flip_probability=0,
     )
-    metrics = fine_tune(detector(args.student, task.label_maps), task, args)
+    metrics = fine_tune(detector(args.student, task.label_maps), task, args, learning_rate=5e-4)
     print(f"average precision {metrics['eval_ap']:.3f}; model: {args.output_dir / 'model'}")
 
 

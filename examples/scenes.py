@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from hgkd_hf.finetuning import FineTuningArguments, FineTuningTrainer, Task
 
-NAMES = [str(digit) for digit in range(10)]
+NAMES = ["0", "1", "2"]  # few kinds, so that a few hundred steps tell them apart
 SIDE = 96
 # Of the 500 examples of each digit, scenes to test on take the first 100.
 SPLITS = {"train": (600, range(100, 500)), "test": (100, range(100))}
@@ -24,7 +24,7 @@ def arguments(description: str, name: str, student: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--student", default=student, help="a folder or Hub id (default: %(default)s)")
     parser.add_argument("--output_dir", default=f"runs/{name}", type=Path)
-    parser.add_argument("--steps", default=300, type=int)
+    parser.add_argument("--steps", default=600, type=int)
     return parser.parse_args()
 
 
@@ -36,7 +36,7 @@ def write_scenes(folder: Path) -> Path:
     """
     if folder.is_dir():
         return folder
-    images = mnist_data()[0].reshape(10, 500, 28, 28)  # they come in class order
+    images = mnist_data()[0].reshape(10, 500, 28, 28)[: len(NAMES)]  # they come in class order
     objects = {"bbox": List(List(Value("float32"))), "category": List(ClassLabel(names=NAMES))}
     features = Features({"image": Image(), "mask": Image(), "objects": objects})
     generator = np.random.default_rng(0)
@@ -48,11 +48,11 @@ def write_scenes(folder: Path) -> Path:
 
 
 def scene(digits: np.ndarray, generator: np.random.Generator) -> dict:
-    """Three digits out of (10, examples, 28, 28), each in a quarter of its own."""
+    """Three digits out of (kinds, examples, 28, 28), each in a quarter of its own."""
     picture, mask = np.zeros((2, SIDE, SIDE), np.uint8)
     bbox, category = [], []
     for quarter in generator.choice(4, 3, replace=False):
-        digit, example = generator.integers(10), generator.integers(digits.shape[1])
+        digit, example = generator.integers(len(digits)), generator.integers(digits.shape[1])
         corner = SIDE // 2 * np.array(divmod(quarter, 2)) + generator.integers(SIDE // 2 - 28, size=2)
         rows, columns = np.nonzero(digits[digit, example])
         strokes = digits[digit, example, rows, columns]
@@ -64,10 +64,11 @@ def scene(digits: np.ndarray, generator: np.random.Generator) -> dict:
     return {"image": PILImage.fromarray(picture), "mask": PILImage.fromarray(mask), "objects": objects}
 
 
-def fine_tune(model: PreTrainedModel, task: Task, args: argparse.Namespace) -> dict[str, float]:
+def fine_tune(model: PreTrainedModel, task: Task, args: argparse.Namespace, learning_rate: float) -> dict[str, float]:
     """Train a model, save it with its image processor as `model`, and evaluate it on the test scenes."""
     settings = {"per_device_train_batch_size": 16, "max_steps": args.steps, "save_strategy": "no"}
-    settings |= {"learning_rate": 1e-3, "max_grad_norm": 0.1, "disable_tqdm": True}
+    # In so few steps, a longer memory of squared gradients would keep the first, large ones.
+    settings |= {"learning_rate": learning_rate, "adam_beta2": 0.9, "max_grad_norm": 1.0, "disable_tqdm": True}
     trainer = FineTuningTrainer(
         model,
         FineTuningArguments(str(args.output_dir), **settings),

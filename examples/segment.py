@@ -27,13 +27,13 @@ def main() -> None:
         flip_probability=0,
     )
     model = SparseUNetForSemanticSegmentation.from_student(args.student, decoder_stride=2, **task.label_maps)
-    metrics = fine_tune(model, task, args)
+    metrics = fine_tune(model, task, args, learning_rate=5e-3)
 
     model = model.eval()
     with torch.no_grad():
         outputs = model(task.evaluation_data()[0]["pixel_values"][None].to(model.device))
     classes = task.image_processor().post_process_semantic_segmentation(outputs)[0]
-    Image.fromarray((25 * classes).byte().cpu().numpy()).save(args.output_dir / "classes.png")
+    Image.fromarray((80 * classes).byte().cpu().numpy()).save(args.output_dir / "classes.png")
     print(f"mean IoU {metrics['eval_mean_iou']:.3f}; model: {args.output_dir / 'model'}")
     print(f"classes of a scene, as greys: {args.output_dir / 'classes.png'}")
 
