@@ -162,6 +162,7 @@ def test_two_processes_evaluate_every_image_once(rectangles, student_folder, tmp
     ("task", "settings", "message"),
     [
         ("image-classification", {"model": "no-such-folder"}, "'no-such-folder' is neither a folder nor a Hub id"),
+        ("image-classification", {"model": "no/such/folder"}, "student 'no/such/folder' cannot be loaded: "),
         ("semantic-segmentation", {"class_names": None}, "name them with --class_names"),
         ("semantic-segmentation", {"ignore_index": 255}, "the mask holds class 2, but there are 2"),
         (

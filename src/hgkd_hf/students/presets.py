@@ -30,7 +30,7 @@ def student_encoder_config(student: str | dict[str, Any], revision: str | None =
 
     Raises:
         ValueError: the dict names no or an unknown model type.
-        OSError: the Hub's own error for an id that is not there.
+        FileNotFoundError: the folder or Hub id is not there, or holds no config; with the Hub's own words.
     """
     if isinstance(student, str) and student.lstrip().startswith("{"):
         student = json.loads(student)
@@ -39,7 +39,10 @@ def student_encoder_config(student: str | dict[str, Any], revision: str | None =
             raise ValueError(
                 f"student {student!r} is neither a folder nor a Hub id nor one of {', '.join(PRESETS)} (student)."
             )
-        return AutoConfig.from_pretrained(student, revision=revision)
+        try:
+            return AutoConfig.from_pretrained(student, revision=revision)
+        except OSError as error:
+            raise FileNotFoundError(f"student {student!r} cannot be loaded: {error}") from error
     fields = dict(PRESETS[student] if isinstance(student, str) else student)
     if "model_type" not in fields:
         raise ValueError(f"student {fields} names no model_type, e.g. resnet (student).")
