@@ -85,9 +85,10 @@ def new_rows(like: Tensor, channels: int, block: tuple[int, int]) -> Tensor:
 def patch_product(x: Tensor, weight: Tensor, bias: Tensor | None, out_block: tuple[int, int]) -> Tensor:
     """A convolution whose windows are patches side by side, as one product: every patch is a row of its pixels."""
     (height, width), (kh, kw) = out_block, weight.shape[2:]
+    x = x.to(autocast_dtype(x))
     patches = x.permute(0, 2, 3, 1).reshape(-1, height, kh, width, kw, x.shape[1]).transpose(2, 3)
-    y = F.linear(patches.flatten(3), weight.permute(0, 2, 3, 1).flatten(1), bias)
-    return y.permute(0, 3, 1, 2)
+    y = RowProduct.apply(patches.reshape(-1, kh * kw * x.shape[1]), weight.permute(0, 2, 3, 1).flatten(1), bias)
+    return y.view(-1, height, width, y.shape[1]).permute(0, 3, 1, 2)
 
 
 def pointwise_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -96,13 +97,36 @@ def pointwise_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     But it handles one tall image well, and in float32 better than a BLAS does.
     """
     count, _, height, width = x.shape
-    rows = pixels(x)
-    if x.device.type == "cpu" and autocast_dtype(x) == torch.float32 and min(height, width) >= CONVOLUTION_BLOCK:
+    rows = pixels(x.to(autocast_dtype(x)))
+    if x.device.type == "cpu" and rows.dtype == torch.float32 and min(height, width) >= CONVOLUTION_BLOCK:
         tall = rows.view(1, count * height, width, -1).permute(0, 3, 1, 2)
         y = pixels(F.conv2d(tall, weight, bias))
     else:
-        y = F.linear(rows, weight.flatten(1), bias)
+        y = RowProduct.apply(rows, weight.flatten(1), bias)
     return y.view(count, height, width, -1).permute(0, 3, 1, 2)
+
+
+class RowProduct(torch.autograd.Function):
+    """`F.linear` in the dtype of the rows.
+
+    As in the convolutions below, backward casts the weight again instead of keeping it: cast weights do not shrink
+    with the mask, and autocast would hold those of the whole network until backward.
+    """
+
+    @staticmethod
+    def forward(ctx, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Rows (n, I), weight (O, I) and bias (O,) to (n, O)."""
+        ctx.save_for_backward(rows, weight, bias)
+        return F.linear(rows, weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype))
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        """Gradients of rows, weight and bias."""
+        rows, weight, bias = ctx.saved_tensors
+        grad_rows = grad @ weight.to(grad.dtype) if ctx.needs_input_grad[0] else None
+        # The gradient that stays is allocated before the product, which then leaves no hole in the heap below it.
+        grad_weight = torch.empty_like(weight).copy_(grad.t() @ rows)
+        return grad_rows, grad_weight, None if bias is None else grad.sum(0, dtype=bias.dtype)
 
 
 class Halo:
@@ -140,6 +164,30 @@ class HaloWindow(torch.autograd.Function):
         return rows.view(count, height, width, channels).permute(0, 3, 1, 2), None, None
 
 
+class HaloMaximum(torch.autograd.Function):
+    """A maximum over windows with a halo that keeps neither windows nor their indices: backward finds both again."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, shape: Geometry, halo: Halo, outside: float) -> Tensor:
+        """Rows (V, C, b, b) to (V, C, *out_block)."""
+        ctx.save_for_backward(x)
+        ctx.shape, ctx.halo, ctx.outside = shape, halo, outside
+        return HaloMaximum.pool(halo.read(x, outside), shape)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        """The gradient of the rows."""
+        (x,) = ctx.saved_tensors
+        with torch.enable_grad():
+            rows = x.detach().requires_grad_()
+            y = HaloMaximum.pool(HaloWindow.apply(rows, ctx.halo, ctx.outside), ctx.shape)
+        return *torch.autograd.grad(y, rows, grad), None, None, None
+
+    @staticmethod
+    def pool(windows: Tensor, shape: Geometry) -> Tensor:
+        return F.max_pool2d(windows, shape.kernel, shape.stride, 0, shape.dilation)
+
+
 class HaloConvolution(torch.autograd.Function):
     """A convolution of stride 1 as one of windows with a halo.
 
@@ -152,13 +200,13 @@ class HaloConvolution(torch.autograd.Function):
     def forward(
         ctx, x: Tensor, weight: Tensor, shape: Geometry, halo: Halo, turned: Halo, taps: Taps | None
     ) -> Tensor:
-        """Rows (V, I, b, b) and weight (O, I, kh, kw) to (V, O, b, b).
+        """Rows (V, I, b, b) and weight (O, I, kh, kw), of any dtype, to (V, O, b, b) in the dtype of the rows.
 
         `turned` is the halo of `shape.turned()`; the weight's gradient is `tap_gradients`, without taps the library's.
         """
         ctx.save_for_backward(x, weight)
         ctx.shape, ctx.halo, ctx.turned, ctx.taps = shape, halo, turned, taps
-        return F.conv2d(halo.read(x), weight, dilation=shape.dilation)
+        return F.conv2d(halo.read(x), weight.to(x.dtype), dilation=shape.dilation)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None, None, None]:
@@ -166,11 +214,12 @@ class HaloConvolution(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         shape, grad_x = ctx.shape, None
         if ctx.needs_input_grad[0]:
-            kernel = weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=torch.channels_last)
+            kernel = weight.to(grad.dtype).transpose(0, 1).flip(2, 3).contiguous(memory_format=torch.channels_last)
             grad_x = F.conv2d(ctx.turned.read(grad), kernel, dilation=shape.dilation)
         if ctx.taps is None:
             windows = ctx.halo.read(x)
             grad_weight = torch.nn.grad.conv2d_weight(windows, weight.shape, grad, dilation=shape.dilation)
+            grad_weight = grad_weight.to(weight.dtype)
         else:
             grad_weight = tap_gradients(x, grad, weight, ctx.taps)
         return grad_x, grad_weight, None, None, None, None
@@ -185,7 +234,10 @@ def tap_gradients(x: Tensor, grad: Tensor, weight: Tensor, taps: Taps) -> Tensor
         tap_grads, tap_inputs = grads, inputs
         if pairs is not None:
             tap_grads, tap_inputs = grads.index_select(0, pairs[0]), inputs.index_select(0, pairs[1])
-        torch.mm(tap_grads.t(), tap_inputs, out=grad_weight[:, :, ky, kx])
+        if weight.dtype == x.dtype:
+            torch.mm(tap_grads.t(), tap_inputs, out=grad_weight[:, :, ky, kx])
+        else:
+            grad_weight[:, :, ky, kx] = tap_grads.t() @ tap_inputs
     return grad_weight
 
 
@@ -197,9 +249,10 @@ class TapConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, taps: Taps, out_block) -> Tensor:
-        """Rows (V, I, b, b) and weight (O, I, kh, kw) to (V, O, *out_block)."""
+        """Rows (V, I, b, b) and weight (O, I, kh, kw), of any dtype, to (V, O, *out_block) in the dtype of the rows."""
         ctx.save_for_backward(x, weight)
         ctx.taps = taps
+        weight = weight.to(x.dtype)
         y = new_rows(x, weight.shape[0], out_block)
         inputs, outputs = pixels(x), pixels(y)
         first = taps.index(None) if None in taps else None
@@ -220,8 +273,9 @@ class TapConvolution(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return None, tap_gradients(x, grad, weight, ctx.taps), None, None
         grads, grad_x = pixels(grad), new_rows(x, x.shape[1], x.shape[2:]).zero_()
+        cast = weight.to(x.dtype)
         for tap, pairs in enumerate(ctx.taps):
-            tap_weight = weight[:, :, *divmod(tap, weight.shape[3])]
+            tap_weight = cast[:, :, *divmod(tap, weight.shape[3])]
             if pairs is None:
                 pixels(grad_x).addmm_(grads, tap_weight)
             else:

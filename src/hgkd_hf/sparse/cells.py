@@ -18,6 +18,7 @@ from .cell_kernels import (
     Geometry,
     Halo,
     HaloConvolution,
+    HaloMaximum,
     HaloWindow,
     TapConvolution,
     Taps,
@@ -92,8 +93,7 @@ class CellsBackend:
         if layer.groups > 1 or (wide and (shape.stride != (1, 1) or x.shape[1] < FEW_CHANNELS)):
             window = self.window(x, shape)
             return F.conv2d(window, weight, layer.bias, layer.stride, 0, layer.dilation, layer.groups)
-        dtype = autocast_dtype(x)  # a custom Function is not autocast by itself
-        x, weight = x.to(dtype), weight.to(dtype)
+        x = x.to(autocast_dtype(x))  # a custom Function is not autocast by itself
         if wide:
             taps = self.taps(shape) if min(shape.block) < cell_kernels.WEIGHT_GRADIENT_BLOCK else None
             y = HaloConvolution.apply(x, weight, shape, self.halo(shape), self.halo(shape.turned()), taps)
@@ -105,7 +105,7 @@ class CellsBackend:
         """Maximum over a window: hidden positions count as zeros, those outside the image not at all."""
         shape = self.geometry(layer, x)
         outside = 0.0 if pads_with_zeros(layer, x) else float("-inf")
-        return F.max_pool2d(self.window(x, shape, outside), shape.kernel, shape.stride, 0, shape.dilation)
+        return HaloMaximum.apply(x, shape, self.halo(shape), outside)
 
     def avg_pool2d(self, layer: nn.AvgPool2d, dense: Dense, x: Tensor) -> Tensor:
         """Mean over a window: hidden positions count as zeros; a window over the whole map is a global mean."""
