@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModel, AutoModelForImageClassification, ResNetConfig
+from transformers import AutoModel, AutoModelForImageClassification, BitConfig, ResNetConfig
 
 from hgkd_hf.data import ImageTransform
 from hgkd_hf.deployment import (
@@ -47,6 +47,16 @@ def classifier() -> AutoModelForImageClassification:
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 1.5)
     return model
+
+
+def test_padding_by_the_images_size_is_exported_for_one_size_only():
+    sizes = {"embedding_size": 16, "hidden_sizes": [32], "depths": [1], "num_groups": 4}
+    model = AutoModel.from_config(BitConfig(global_padding="same", embedding_dynamic_padding=True, **sizes)).eval()
+    with pytest.raises(ValueError, match="--fixed_size"):
+        export_program(model, (64, 96))
+    program = export_program(model, (64, 96), dynamic_size=False)
+    images = torch.randn(3, 3, 64, 96)
+    torch.testing.assert_close(program.module()(images)[0], model(images).last_hidden_state)
 
 
 @pytest.fixture(scope="module")

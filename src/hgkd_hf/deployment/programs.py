@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, PreTrainedModel
+from transformers.models.bit.modeling_bit import DynamicPad2d
 
 from ..data import ImageTransform
 from ..students.features import pooled_features
@@ -89,6 +90,12 @@ def export_program(model: PreTrainedModel, image_size: Sequence[int], dynamic_si
     Raises:
         ValueError: the network cannot be exported; the sentence has the exporter's reason.
     """
+    if dynamic_size and any(isinstance(module, DynamicPad2d) for module in model.modules()):
+        # Each layer's size is then a formula around the one before, and the exporter's algebra does not come to an end.
+        raise ValueError(
+            f"{type(model).__name__} pads each layer by a rule on the image's size, which cannot be exported for any "
+            "size: try a fixed image size (--fixed_size), or a network built with global_padding=None."
+        )
     sizes = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC} if dynamic_size else {}
     # Two images: a batch of one would be taken for a constant. As contiguous as those that others feed.
     example = torch.zeros(2, getattr(model.config, "num_channels", 3), *image_size)
