@@ -91,7 +91,7 @@ def export_program(model: PreTrainedModel, image_size: Sequence[int], dynamic_si
         ValueError: the network cannot be exported; the sentence has the exporter's reason.
     """
     if dynamic_size and any(isinstance(module, DynamicPad2d) for module in model.modules()):
-        # Each layer's size is then a formula around the one before, and the exporter's algebra does not come to an end.
+        # Each layer's size is then a formula around the one before, and the exporter's algebra does not end.
         raise ValueError(
             f"{type(model).__name__} pads each layer by a rule on the image's size, which cannot be exported for any "
             "size: try a fixed image size (--fixed_size), or a network built with global_padding=None."

@@ -185,6 +185,7 @@ class HaloMaximum(torch.autograd.Function):
 
     @staticmethod
     def pool(windows: Tensor, shape: Geometry) -> Tensor:
+        """Windows (V, C, *window) to (V, C, *out_block)."""
         return F.max_pool2d(windows, shape.kernel, shape.stride, 0, shape.dilation)
 
 
@@ -249,7 +250,7 @@ class TapConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, taps: Taps, out_block) -> Tensor:
-        """Rows (V, I, b, b) and weight (O, I, kh, kw), of any dtype, to (V, O, *out_block) in the dtype of the rows."""
+        """Rows (V, I, b, b) and weight (O, I, kh, kw), of any dtype, to (V, O, *out_block) in the rows' dtype."""
         ctx.save_for_backward(x, weight)
         ctx.taps = taps
         weight = weight.to(x.dtype)
