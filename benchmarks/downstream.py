@@ -38,7 +38,7 @@ PRETRAINED: dict[str, dict[str, Any]] = {
     "spark": {"feature_weight": 0, "pixel_weight": 1, "decoder": "full"},
     "hgkd": {},
     "hgkd-masked-teacher": {"teacher_input": "masked"},
-    "hgkd-all-positions": {"positions": "all"},
+    "hgkd-hidden-positions": {"positions": "masked"},
     "hgkd-mse": {"loss": "mse"},
     "hgkd-cosine": {"loss": "cosine"},
     "hgkd-full-decoder": {"decoder": "full"},

@@ -54,14 +54,14 @@ class Case:
 def preset(name: str) -> list[Case]:
     if name == "smoke":
         return [Case("resnet-18", "float32", 0.6, image_size=96, batch_size=2)]
-    headline = [
-        Case("resnet-50", "float32", 0.6),
-        Case("resnet-50", "bfloat16", 0.6),
-        Case("resnet-18", "float32", 0.6),
-        Case("resnet-50", "float32", 0.0),
-    ]
     if name == "headline":
-        return headline
+        cases = (
+            ("resnet-50", "float32", 0.6),
+            ("resnet-50", "bfloat16", 0.6),
+            ("resnet-18", "float32", 0.6),
+            ("resnet-50", "float32", 0.0),
+        )
+        return [Case(*case, batch_size=16) for case in cases]
     every = ("dense", "masked", "cells", "spconv")
     cases = [
         Case(model, dtype, ratio, backends=every if dtype == "float32" else every[:3])

@@ -22,17 +22,21 @@ def test_output(hgkd):
     assert [tuple(t.shape) for t in output.teacher_features] == [(2, 32, 8, 8)] * 2
 
 
-def test_loss_by_hand(hgkd):
-    """Smooth L1 (beta 2) of predictions and normalised targets, over hidden tokens and channels, then over layers."""
+@pytest.mark.parametrize("positions", ["all", "masked"])
+def test_loss_by_hand(hgkd, monkeypatch, positions):
+    """Smooth L1 (beta 2) of predictions and normalised targets, over tokens and channels, then over layers."""
     pixel_values, mask = batch()
+    monkeypatch.setattr(hgkd.config, "positions", positions)
     output = hgkd(pixel_values, mask)
-    hidden = mask.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    chosen = mask.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    if positions == "all":
+        chosen = torch.ones_like(chosen)
     losses = []
     for prediction, target in zip(output.feature_predictions, output.teacher_features):
         mean, var = target.mean(1, keepdim=True), target.var(1, unbiased=False, keepdim=True)
         distance = (prediction - (target - mean) / (var + 1e-6).sqrt()).abs()
         cost = torch.where(distance < 2, distance**2 / 4, distance - 1).mean(1)
-        losses.append((cost * hidden).sum() / hidden.sum())
+        losses.append((cost * chosen).sum() / chosen.sum())
     torch.testing.assert_close(output.loss, sum(losses) / 2)
 
 
@@ -149,7 +153,7 @@ def test_aligned_teacher_image_size(patch, image, expected):
     [
         ({"mask_ratio": 1}, "mask_ratio is 1, but"),
         ({"mask_ratio": 0.98}, "leaves none of the 4x4 cells visible: lower mask_ratio to 0.938"),
-        ({"mask_ratio": 0.0}, "mask_ratio 0 hides nothing to predict"),
+        ({"mask_ratio": 0.0, "positions": "masked"}, "mask_ratio 0 hides nothing to predict"),
         ({"image_size": 60}, "image_size 60 is no multiple of the 16-pixel mask cells: set image_size to 48 or 64"),
         ({"loss": "l3"}, "loss is 'l3': choose one of smooth-l1, mse, cosine"),
         ({"positions": "visible"}, "positions is 'visible'"),

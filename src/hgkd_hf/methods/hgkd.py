@@ -39,7 +39,7 @@ class HGKDMethod(Method):
     decoder: str = field(default="truncated", metadata={"help": "truncated | full."})
     loss: str = field(default="smooth-l1", metadata={"help": "smooth-l1 | mse | cosine."})
     smooth_l1_beta: float = field(default=2.0, metadata={"help": "Where smooth-l1 turns linear."})
-    positions: str = field(default="masked", metadata={"help": "masked | all: which positions are predicted."})
+    positions: str = field(default="all", metadata={"help": "masked | all: which positions are predicted."})
     feature_weight: float = field(default=1.0, metadata={"help": "Weight of the feature term."})
     pixel_weight: float = field(default=0.0, metadata={"help": "Weight of the pixel term (needs decoder full)."})
     sparse_backend: str = field(

@@ -60,7 +60,7 @@ class HGKDConfig(PreTrainedConfig):
     decoder: str = "truncated"
     loss: str = "smooth-l1"
     smooth_l1_beta: float = 2.0
-    positions: str = "masked"
+    positions: str = "all"
     feature_weight: float = 1.0
     pixel_weight: float = 0.0
 
