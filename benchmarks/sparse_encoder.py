@@ -8,7 +8,7 @@
 Within a case the backends take turns, each with one step that is not timed and one that is; a fresh random mask and
 all index tables are made in every step and timed with it. Figures are medians; a ratio is the median of the rounds'
 own ratios, so that a drifting machine cancels out. Peak memory is that of one step above the resting process, each
-backend in a process of its own.
+backend in processes of its own; these stray by a tenth.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def ratio(reference: list[float], other: list[float]) -> float:
 
 
 def peak_memory_mb(case: Case, backend: str, device: str) -> float:
-    """Peak of one step above the resting process, in MB, measured in a fresh process."""
+    """Peak of one step above the resting process, in MB, the median of three fresh processes."""
     command = [
         sys.executable,
         __file__,
@@ -130,8 +130,8 @@ def peak_memory_mb(case: Case, backend: str, device: str) -> float:
         "--memory",
         json.dumps({**asdict(case), "backend": backend}),
     ]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(result.stdout.strip().splitlines()[-1])
+    results = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)]
+    return statistics.median(float(result.strip().splitlines()[-1]) for result in results)
 
 
 def measure_memory(specification: str, device: str) -> float:
