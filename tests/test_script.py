@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from transformers import AutoModel
 
 from hgkd_hf.checkpoints import RunStopped
 from hgkd_hf.data.reading import StreamError
@@ -15,6 +16,13 @@ def test_expected_error_is_a_sentence(kind):
     with pytest.raises(SystemExit) as caught:
         run_script(main)
     assert caught.value.code == "error: the mask is torn."
+
+
+def test_model_that_is_not_there_is_a_sentence(tmp_path):
+    with pytest.raises(OSError) as caught:
+        AutoModel.from_pretrained(tmp_path / "nothing")
+    assert str(tmp_path / "nothing") in sentence(caught.value)
+    assert sentence(OSError(5, "Input/output error")) is None
 
 
 def test_our_own_mistakes_keep_their_traceback():

@@ -37,7 +37,9 @@ def sentence(error: Exception) -> str | None:
             f"there is not enough memory ({' '.join(lines[0].split())}): lower --per_device_train_batch_size and "
             "raise --gradient_accumulation_steps by as much, or choose a smaller student, decoder or teacher."
         )
-    if not isinstance(error, EXPECTED):
+    # transformers' word for a model that is not there is a bare OSError; those of the system have a number.
+    absent = type(error) is OSError and error.errno is None
+    if not (absent or isinstance(error, EXPECTED)):
         return None
     if len(lines) > 1 and lines[0].startswith("Caught ") and "DataLoader worker" in lines[0]:
         return lines[-1].partition(": ")[2] or lines[-1]
