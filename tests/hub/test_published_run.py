@@ -120,7 +120,7 @@ def test_train_push_load_run_the_snippet_and_go_on(hub: HubServer, teacher_and_d
 
     for told in (
         "| mask | 6 of 16 cells of 16 px visible (mask ratio 0.6) |",
-        "| objective | feature 1.0 (smooth-l1, masked), pixel 0.0 |",
+        "| objective | feature 1.0 (smooth-l1, all), pixel 0.0 |",
         "split train, images 16, fingerprint ",
         "| before training |",
         "| this student |",

@@ -29,8 +29,8 @@ def student_encoder_config(student: str | dict[str, Any], revision: str | None =
         revision: of the Hub id.
 
     Raises:
-        ValueError: the dict names no or an unknown model type.
-        FileNotFoundError: the folder or Hub id is not there, or holds no config; with the Hub's own words.
+        ValueError: the dict names no or an unknown model type; or the folder or Hub id is not there or holds no
+            config, with the Hub's own words.
     """
     if isinstance(student, str) and student.lstrip().startswith("{"):
         student = json.loads(student)
@@ -42,7 +42,7 @@ def student_encoder_config(student: str | dict[str, Any], revision: str | None =
         try:
             return AutoConfig.from_pretrained(student, revision=revision)
         except OSError as error:
-            raise FileNotFoundError(f"student {student!r} cannot be loaded: {error}") from error
+            raise ValueError(f"student {student!r} cannot be loaded: {error}") from error
     fields = dict(PRESETS[student] if isinstance(student, str) else student)
     if "model_type" not in fields:
         raise ValueError(f"student {fields} names no model_type, e.g. resnet (student).")
