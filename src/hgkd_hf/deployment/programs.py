@@ -88,7 +88,8 @@ def export_program(model: PreTrainedModel, image_size: Sequence[int], dynamic_si
         dynamic_size: False fixes the size, which networks need whose padding is computed in Python.
 
     Raises:
-        ValueError: the network cannot be exported; the sentence has the exporter's reason.
+        ValueError: the network cannot be exported; the sentence has the exporter's reason. Or it pads by the image's
+            size (BiT as published) and `dynamic_size` is set.
     """
     if dynamic_size and any(isinstance(module, DynamicPad2d) for module in model.modules()):
         # Each layer's size is then a formula around the one before, and the exporter's algebra does not end.

@@ -89,15 +89,15 @@ class CellsBackend:
             vertical, horizontal = shape.halo
             maps = F.pad(self.cells.scatter(x), (*horizontal, *vertical))
             return self.cells.gather(F.conv2d(maps, weight, layer.bias, layer.stride, 0, layer.dilation, layer.groups))
+        x = x.to(autocast_dtype(x))  # a custom Function is not autocast by itself
         wide = min(shape.out_block) >= cell_kernels.CONVOLUTION_BLOCK
         if layer.groups > 1 or (wide and (shape.stride != (1, 1) or x.shape[1] < FEW_CHANNELS)):
             y = F.conv2d(self.window(x, shape), weight, None, layer.stride, 0, layer.dilation, layer.groups)
         elif wide:
-            x = x.to(autocast_dtype(x))  # a custom Function is not autocast by itself
             taps = self.taps(shape) if min(shape.block) < cell_kernels.WEIGHT_GRADIENT_BLOCK else None
             y = HaloConvolution.apply(x, weight, shape, self.halo(shape), self.halo(shape.turned()), taps)
         else:
-            y = TapConvolution.apply(x.to(autocast_dtype(x)), weight, self.taps(shape), shape.out_block)
+            y = TapConvolution.apply(x, weight, self.taps(shape), shape.out_block)
         # Added here, its gradient is a pairwise sum: before BatchNorm it is zero, and the library's rounds more.
         return y if layer.bias is None else y + layer.bias.to(y.dtype).view(-1, 1, 1)
 
