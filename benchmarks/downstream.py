@@ -26,7 +26,7 @@ import torch
 import yaml
 from transformers import AutoModel
 
-from hgkd_hf.checkpoints import list_checkpoints
+from hgkd_hf.checkpoints.folders import list_checkpoints
 from hgkd_hf.data import ImageTransform, load_images
 from hgkd_hf.evaluation import ProtocolSettings, best_device, image_set_features, run_protocols
 from hgkd_hf.students.presets import student_encoder_config

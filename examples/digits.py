@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, ResNetConfig, ViTCon
 
 from hgkd_hf import HGKDForPreTraining, KDConfig, KDForImageClassification
 from hgkd_hf.data import DistillationDataset, EvaluationDataset, ImageTransform, collate, load_images
-from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
+from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 
 SIZE = 32
 LABELS = {

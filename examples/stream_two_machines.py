@@ -13,11 +13,11 @@ import argparse
 from transformers import set_seed
 
 from hgkd_hf import HGKDConfig, HGKDForPreTraining, PatchTeacher, SparseUNetConfig
-from hgkd_hf.checkpoints import newest_checkpoint
+from hgkd_hf.checkpoints.folders import newest_checkpoint
 from hgkd_hf.data import ImageTransform, StreamingDistillationDataset, load_images
-from hgkd_hf.distillers.hgkd import aligned_teacher_image_size
+from hgkd_hf.methods.hgkd import aligned_teacher_image_size
 from hgkd_hf.students.presets import student_encoder_config
-from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
+from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 
 
 def main() -> None:

@@ -7,11 +7,11 @@ import torch
 import yaml
 
 from hgkd_hf import arguments as module
-from hgkd_hf.arguments import DistillationArguments
+from hgkd_hf.cli.recipe import parse_recipe, to_recipe
 from hgkd_hf.data import collate
-from hgkd_hf.memory import MemoryEstimate
-from hgkd_hf.recipe import parse_recipe, to_recipe
-from hgkd_hf.trainer import DistillationTrainer
+from hgkd_hf.training.arguments import DistillationArguments
+from hgkd_hf.training.memory_estimate import MemoryEstimate
+from hgkd_hf.training.trainer import DistillationTrainer
 
 
 @dataclass

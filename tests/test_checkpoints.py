@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hgkd_hf.checkpoints import (
+from hgkd_hf.checkpoints.folders import (
     complete_checkpoint,
     fault,
     list_checkpoints,

@@ -8,9 +8,9 @@ import torch
 from test_trainer import Pictures, arguments
 from transformers import TrainerControl, TrainerState
 
-from hgkd_hf.checkpoints import RunStopped
-from hgkd_hf.guards import CollapseWarning, LossSpikes, SkippedImagesLimit, finite_sum
-from hgkd_hf.trainer import DistillationTrainer
+from hgkd_hf.checkpoints.folders import RunStopped
+from hgkd_hf.training.guards import CollapseWarning, LossSpikes, SkippedImagesLimit, finite_sum
+from hgkd_hf.training.trainer import DistillationTrainer
 
 
 class Poisoned(Pictures):

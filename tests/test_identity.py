@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hgkd_hf.identity import check_same_run, has_begun, weights_digest
+from hgkd_hf.checkpoints.identity import check_same_run, has_begun, weights_digest
 
 SETTINGS = {"teacher": "a", "mask_ratio": 0.6, "crop_scale": (0.5, 1.0)}
 

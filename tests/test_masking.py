@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hgkd_hf.masking import VisibleCells, cell_grid, expand_mask, num_visible_cells, random_cell_mask
+from hgkd_hf.sparse.masking import VisibleCells, cell_grid, expand_mask, num_visible_cells, random_cell_mask
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from transformers.utils import ModelOutput
 
 from hgkd_hf import memory
 from hgkd_hf.data import collate
-from hgkd_hf.memory import MemoryEstimate, estimate_memory, free_memory, gigabytes
+from hgkd_hf.training.memory_estimate import MemoryEstimate, estimate_memory, free_memory, gigabytes
 
 CPU = torch.device("cpu")
 

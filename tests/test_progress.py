@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
+from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 
 
 class Pictures(Dataset):

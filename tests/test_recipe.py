@@ -2,7 +2,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hgkd_hf.recipe import parse_recipe
+from hgkd_hf.cli.recipe import parse_recipe
 
 
 @dataclass

@@ -3,9 +3,9 @@ import torch
 from torch.utils.data import DataLoader
 from transformers import AutoModel
 
-from hgkd_hf.checkpoints import RunStopped
+from hgkd_hf.checkpoints.folders import RunStopped
+from hgkd_hf.cli.errors import run_script, sentence
 from hgkd_hf.data.reading import StreamError
-from hgkd_hf.script import run_script, sentence
 
 
 @pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, RunStopped, StreamError])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hgkd_hf.state_files import load_state, save_state
+from hgkd_hf.checkpoints.state_files import load_state, save_state
 
 
 def test_state_comes_back_as_it_was(tmp_path):

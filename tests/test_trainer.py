@@ -5,8 +5,8 @@ import torch
 from torch.utils.data import Dataset
 
 from hgkd_hf.evaluation import Features, feature_rank, knn_accuracy
-from hgkd_hf.masking import random_cell_mask
-from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
+from hgkd_hf.sparse.masking import random_cell_mask
+from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 
 
 class Pictures(Dataset):

@@ -1,61 +1,11 @@
-"""Publish the student of a finished run.
+"""`hgkd publish` as a file, for `accelerate launch`: see `hgkd_hf.cli.publish`."""
 
-    python training/publish.py runs/mine --repo_id user/name --dry_run     # shows what would be pushed
-    python training/publish.py runs/mine --repo_id user/name --private --license apache-2.0
-
-One commit holds the stock checkpoint, its image processor, the whole student in sparse_unet/, the card, pictures,
-recipe and metrics. A README that was edited on the Hub or in the folder keeps its text. A push that failed goes on
-with the same command.
-"""
-
-from __future__ import annotations
-
-if __name__ == "__main__":
-    from quick_help import answer_help
-
-    answer_help(__file__)
-
-import argparse
 import sys
-from pathlib import Path
 
-from hgkd_hf.hub import License, PushError, PushOptions, push_student
-from hgkd_hf.hub.folder import BEST_FOLDER, STUDENT_FOLDER, preview_student
+sys.path.pop(0)  # this folder's evaluate.py would hide the package of that name
 
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="Folder of the run.")
-    parser.add_argument("--repo_id", required=True, help="user/name, or name for one's own.")
-    parser.add_argument("--best", action="store_true", help="The best student by kNN, instead of the last.")
-    parser.add_argument("--license", help="E.g. apache-2.0; needed where teacher and data do not decide it.")
-    parser.add_argument("--license_name", help="Of the licence `other`.")
-    parser.add_argument("--license_link", help="Of the licence `other`.")
-    parser.add_argument("--private", action="store_true", default=None, help="Create it private.")
-    parser.add_argument("--gated", choices=("auto", "manual"), help="Readers have to ask.")
-    parser.add_argument("--revision", help="Branch; created if there is none.")
-    parser.add_argument("--create_pr", action="store_true", help="Propose the commit as a pull request.")
-    parser.add_argument("--tag", help="Git tag for the commit, e.g. v1.0.")
-    parser.add_argument("--message", default=PushOptions.message, help="Title of the commit.")
-    parser.add_argument("--dry_run", action="store_true", help="Show what would be pushed, and push nothing.")
-    args = parser.parse_args(arguments)
-
-    student = args.run / (BEST_FOLDER if args.best else STUDENT_FOLDER)
-    if not student.is_dir():
-        raise FileNotFoundError(f"there is no {student}: give the folder of a finished run.")
-    license = License(args.license, args.license_name, args.license_link) if args.license else None
-    if args.license == "other" and not (args.license_name and args.license_link):
-        raise ValueError("--license other needs --license_name and --license_link.")
-    options = PushOptions(args.private, args.gated, args.revision, args.create_pr, args.tag, args.message)
-    if args.dry_run:
-        print(preview_student(student, args.repo_id, options, license))
-        return
-    commit = push_student(student, args.repo_id, options, license)
-    print(f"published: {commit.pr_url or commit.commit_url}")
-
+from hgkd_hf.cli.errors import run_script
+from hgkd_hf.cli.publish import main
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError, PermissionError, PushError) as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

@@ -1,39 +1,11 @@
-"""Fetch a run from the Hub to go on with its training.
+"""`hgkd pull` as a file, for `accelerate launch`: see `hgkd_hf.cli.pull`."""
 
-    python training/pull.py user/name --output_dir runs/mine
-
-The run must have been pushed with --hub_strategy checkpoint. Prints the command that goes on; data and teacher are
-named in its recipe.yaml, from which local paths were removed.
-"""
-
-from __future__ import annotations
-
-if __name__ == "__main__":
-    from quick_help import answer_help
-
-    answer_help(__file__)
-
-import argparse
 import sys
-from pathlib import Path
 
-from hgkd_hf.hub.pull import pull_run
+sys.path.pop(0)  # this folder's evaluate.py would hide the package of that name
 
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("repo_id", help="user/name")
-    parser.add_argument("--output_dir", type=Path, required=True, help="The run's new folder.")
-    parser.add_argument("--revision", help="Branch, tag or commit.")
-    args = parser.parse_args(arguments)
-    checkpoint = pull_run(args.repo_id, args.output_dir, args.revision)
-    print(f"{checkpoint} is there; go on with:")
-    recipe = args.output_dir / "recipe.yaml"
-    print(f"accelerate launch training/distill.py --recipe {recipe} --output_dir {args.output_dir} --resume")
-
+from hgkd_hf.cli.errors import run_script
+from hgkd_hf.cli.pull import main
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, ConnectionError, FileNotFoundError, PermissionError) as error:
-        sys.exit(f"error: {error}")
+    run_script(main)

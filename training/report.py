@@ -1,32 +1,11 @@
-"""Write the report of a run: one HTML file with curves to hover over, pictures, results and recipe.
+"""`hgkd report` as a file, for `accelerate launch`: see `hgkd_hf.cli.report`."""
 
-    python training/report.py runs/mine
-    python training/report.py runs/mine --output_file mine.html
+import sys
 
-A training writes it at its end; this command writes it again, also of a run that goes on or was stopped.
-"""
+sys.path.pop(0)  # this folder's evaluate.py would hide the package of that name
 
-from __future__ import annotations
-
-if __name__ == "__main__":
-    from quick_help import answer_help
-
-    answer_help(__file__)
-
-import argparse
-from pathlib import Path
-
-from hgkd_hf.report import write_report
-from hgkd_hf.script import run_script
-
-
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="Folder of the run.")
-    parser.add_argument("--output_file", type=Path, help="Default: report.html in the folder.")
-    args = parser.parse_args(arguments)
-    print(f"report: {write_report(args.run, args.output_file)}")
-
+from hgkd_hf.cli.errors import run_script
+from hgkd_hf.cli.report import main
 
 if __name__ == "__main__":
     run_script(main)

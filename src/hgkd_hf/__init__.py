@@ -14,13 +14,13 @@ from transformers import (
     SegformerImageProcessorPil,
 )
 
-from .distillers.hgkd import HGKDConfig, HGKDForPreTraining
-from .distillers.kd import KDConfig, KDForImageClassification
-from .distillers.manifold import ManifoldDistillationConfig, ManifoldDistillationForImageClassification
-from .distillers.msdcrd import MSDCRDConfig, MSDCRDForImageClassification
-from .distillers.rob import RoBConfig, RoBForPreTraining
-from .masking import VisibleCells, random_cell_mask
+from .methods.hgkd import HGKDConfig, HGKDForPreTraining
+from .methods.kd import KDConfig, KDForImageClassification
+from .methods.manifold import ManifoldDistillationConfig, ManifoldDistillationForImageClassification
+from .methods.msdcrd import MSDCRDConfig, MSDCRDForImageClassification
+from .methods.rob import RoBConfig, RoBForPreTraining
 from .sparse import sparsify, visible
+from .sparse.masking import VisibleCells, random_cell_mask
 from .students.sparse_unet import (
     SparseUNetBackbone,
     SparseUNetConfig,

@@ -21,7 +21,7 @@ from hgkd_hf.data import (
     load_images,
     sample_generator,
 )
-from hgkd_hf.masking import num_visible_cells, random_cell_mask
+from hgkd_hf.sparse.masking import num_visible_cells, random_cell_mask
 
 COUNT = 13
 TRAIN = ImageTransform(16, True)

@@ -3,8 +3,8 @@ import torch
 from transformers import AutoModelForPreTraining, ViTMAEConfig, ViTMAEForPreTraining
 
 from hgkd_hf import HGKDConfig, HGKDForPreTraining, PatchTeacher, SparseUNetConfig
-from hgkd_hf.distillers.hgkd import aligned_teacher_image_size
-from hgkd_hf.masking import random_cell_mask
+from hgkd_hf.methods.hgkd import aligned_teacher_image_size
+from hgkd_hf.sparse.masking import random_cell_mask
 
 
 def batch(size: int = 2) -> tuple[torch.Tensor, torch.Tensor]:

@@ -21,15 +21,15 @@ from transformers import (
 )
 
 from hgkd_hf import PatchTeacher
-from hgkd_hf.distillers.manifold import (
+from hgkd_hf.methods.manifold import (
     ManifoldDistillationConfig,
     ManifoldDistillationForImageClassification,
 )
-from hgkd_hf.distillers.manifold.modeling_manifold import common_tokens
+from hgkd_hf.methods.manifold.modeling_manifold import common_tokens
 from hgkd_hf.objectives.manifold import manifold_loss
 from hgkd_hf.students.classifier_layers import build_classifier, logits_and_maps, student_layers
 from hgkd_hf.teachers import ClassifierTeacher
-from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
+from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 
 VIT = {
     "hidden_size": 32,

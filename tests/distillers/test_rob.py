@@ -15,9 +15,9 @@ from transformers import (
 )
 
 from hgkd_hf import PatchTeacher
-from hgkd_hf.distillers.rob import RoBConfig, RoBForPreTraining
+from hgkd_hf.methods.rob import RoBConfig, RoBForPreTraining
 from hgkd_hf.teachers import TeacherHead
-from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
+from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 
 VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 STUDENTS = {

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 import toy_run
 from transformers import TrainerCallback
-from hgkd_hf.checkpoints import RunStopped, newest_checkpoint
+from hgkd_hf.checkpoints.folders import RunStopped, newest_checkpoint
 
 class Fill(TrainerCallback):
     def on_save(self, args, state, control, **kwargs):

@@ -8,9 +8,10 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hgkd_hf.methods import METHODS, parse_method
-from hgkd_hf.script import sentence
-from hgkd_hf.trainer import DistillationArguments
+from hgkd_hf.cli.choices import parse_method
+from hgkd_hf.cli.errors import sentence
+from hgkd_hf.methods import METHODS
+from hgkd_hf.training.trainer import DistillationArguments
 
 STUDENT = {
     "model_type": "resnet",

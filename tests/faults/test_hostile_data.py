@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from toy_run import build_model
 
-from hgkd_hf.checkpoints import RunStopped
+from hgkd_hf.checkpoints.folders import RunStopped
 from hgkd_hf.data import DistillationDataset, ImageTransform, load_images
-from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
+from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 
 CHANCE = np.random.default_rng(0)
 

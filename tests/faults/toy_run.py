@@ -19,7 +19,7 @@ from transformers import ResNetConfig, ViTConfig, ViTModel
 
 from hgkd_hf import HGKDConfig, HGKDForPreTraining, PatchTeacher, SparseUNetConfig
 from hgkd_hf.data import DistillationDataset, ImageTransform, StreamingDistillationDataset, load_images
-from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
+from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 
 torch.set_num_threads(1)
 datasets.disable_progress_bars()

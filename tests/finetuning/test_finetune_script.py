@@ -20,7 +20,8 @@ from transformers import (
     pipeline,
 )
 
-from hgkd_hf.finetuning import FineTuningArguments, FineTuningTrainer, parse_task
+from hgkd_hf.cli.choices import parse_task
+from hgkd_hf.finetuning import FineTuningArguments, FineTuningTrainer
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "training" / "finetune.py"
@@ -203,7 +204,7 @@ def test_recipes_are_read_by_their_task(path):
 @pytest.mark.parametrize("task", TASKS)
 def test_auto(finetune, task, rectangles, student_folder, tmp_path, monkeypatch):
     """The batch size that memory and data allow is found for the samples of every task, and kept in the recipe."""
-    monkeypatch.setattr("hgkd_hf.arguments.has_native_bf16", lambda use_cpu: False)
+    monkeypatch.setattr("hgkd_hf.training.arguments.has_native_bf16", lambda use_cpu: False)
     auto = {"per_device_train_batch_size": "auto", "precision": "auto", "max_steps": 1, "eval_split": None}
     finetune(flags(rectangles, student_folder, tmp_path, task, **auto))
     written = yaml.safe_load((tmp_path / "recipe.yaml").read_text())

@@ -9,7 +9,8 @@ from PIL import Image
 from transformers import AutoModel, ResNetModel
 
 from hgkd_hf import SparseUNetForSemanticSegmentation, SparseUNetModel
-from hgkd_hf.finetuning import ImageClassification, ObjectDetection, SemanticSegmentation, parse_task
+from hgkd_hf.cli.choices import parse_task
+from hgkd_hf.finetuning import ImageClassification, ObjectDetection, SemanticSegmentation
 from hgkd_hf.finetuning.classification import soft_cross_entropy
 
 

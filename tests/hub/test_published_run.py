@@ -16,10 +16,10 @@ from huggingface_hub import ModelCard
 from PIL import Image as Pil
 from transformers import AutoModel, ResNetConfig, ResNetModel, ViTConfig, ViTModel
 
+from hgkd_hf.cli.choices import parse_method
 from hgkd_hf.hub import PushError, StudentCard, readme, student_image_processor, write_student_folder
 from hgkd_hf.hub.pull import pull_run
-from hgkd_hf.methods import parse_method
-from hgkd_hf.trainer import DistillationArguments
+from hgkd_hf.training.trainer import DistillationArguments
 
 from .server import HubServer
 from .store import OTHER, WRITER
@@ -185,7 +185,7 @@ card = ModelCard.load("alice/student")
 card.validate()
 print(json.dumps(card.data.to_dict()))
 
-from hgkd_hf.methods.hgkd import HGKDMethod
+from hgkd_hf.methods.hgkd.settings import HGKDMethod
 earlier = AutoModel.from_pretrained("alice/student", revision=first_commit).state_dict()
 weights = "embedder.embedder.convolution.weight"
 assert not torch.equal(earlier[weights], model.state_dict()[weights])

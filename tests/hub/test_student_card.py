@@ -10,14 +10,14 @@ import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel, TrainingArguments
 
-from hgkd_hf.distillers.kd import KDConfig, KDForImageClassification
 from hgkd_hf.hub import readme, student_image_processor, write_student_folder
 from hgkd_hf.hub.folder import describe_model, write_card
 from hgkd_hf.hub.papers import METHOD_NOTES, method_of
 from hgkd_hf.hub.sources import License, Source
 from hgkd_hf.hub.student_card import StudentCard
-from hgkd_hf.methods.kd import KDMethod
-from hgkd_hf.methods.rob import RoBMethod
+from hgkd_hf.methods.kd import KDConfig, KDForImageClassification
+from hgkd_hf.methods.kd.settings import KDMethod
+from hgkd_hf.methods.rob.settings import RoBMethod
 
 from . import cards
 

@@ -12,8 +12,8 @@ from transformers import TrainerCallback
 
 from hgkd_hf.hub import License, PushError, Source, StudentCard, student_image_processor
 from hgkd_hf.hub.callback import CardCallback, commit_of_package, energy
-from hgkd_hf.masking import random_cell_mask
-from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
+from hgkd_hf.sparse.masking import random_cell_mask
+from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 
 from .server import HubServer
 from .store import READER, WRITER

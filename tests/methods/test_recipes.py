@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hgkd_hf.methods import METHODS, parse_method
-from hgkd_hf.trainer import DistillationArguments
+from hgkd_hf.cli.choices import parse_method
+from hgkd_hf.methods import METHODS
+from hgkd_hf.training.trainer import DistillationArguments
 
 FOLDER = Path(__file__).parents[2] / "training" / "recipes"
 RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if not path.name.startswith("finetune"))

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from hgkd_hf.data import DistillationDataset, EvaluationDataset, ImageTransform, load_images
-from hgkd_hf.guards import CollapseWarning
 from hgkd_hf.report import drawing
-from hgkd_hf.trainer import DistillationArguments, DistillationTrainer
+from hgkd_hf.training.guards import CollapseWarning
+from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 
 pytest.importorskip("matplotlib", reason="needs the extra `demo`")
 SCALARS = {"train/feature_loss", "train/images_per_second", "train/data_wait_share", "eval/knn_accuracy"}

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedConfig
 
-from hgkd_hf.masking import VisibleCells, random_cell_mask
 from hgkd_hf.sparse import sparsify, visible
+from hgkd_hf.sparse.masking import VisibleCells, random_cell_mask
 
 
 def build(config: PreTrainedConfig, bias: bool = False, dtype: torch.dtype = torch.float64) -> nn.Module:

@@ -8,8 +8,8 @@ from sparse_nets import assert_equal, build, draw_cells, run
 from torch import nn
 from transformers import ResNetConfig
 
-from hgkd_hf.masking import VisibleCells
 from hgkd_hf.sparse import sparsify, visible
+from hgkd_hf.sparse.masking import VisibleCells
 
 RESNETS = {
     "resnet-18": ResNetConfig(depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], layer_type="basic"),

@@ -23,8 +23,8 @@ from transformers import (
     ResNetConfig,
 )
 
-from hgkd_hf.masking import VisibleCells
 from hgkd_hf.sparse import check_exact, sparsify, to_dense, visible
+from hgkd_hf.sparse.masking import VisibleCells
 
 SMALL = {"depths": [1, 1, 2, 1], "hidden_sizes": [8, 16, 24, 32]}
 BIT = {"depths": [1, 1, 1, 1], "hidden_sizes": [16, 32, 32, 64], "embedding_size": 16, "num_groups": 4}

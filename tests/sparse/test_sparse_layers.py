@@ -11,8 +11,8 @@ from transformers.models.bit.modeling_bit import BitMaxPool2d, WeightStandardize
 from transformers.models.convnextv2.modeling_convnextv2 import ConvNextV2DropPath, ConvNextV2GRN, ConvNextV2LayerNorm
 from transformers.models.hgnet_v2.modeling_hgnet_v2 import HGNetV2LearnableAffineBlock
 
-from hgkd_hf.masking import VisibleCells
 from hgkd_hf.sparse import checkpoint_contexts, sparsify, visible
+from hgkd_hf.sparse.masking import VisibleCells
 
 WINDOWS = {
     "3x3": nn.Conv2d(8, 8, 3, padding=1),

@@ -125,8 +125,8 @@ def test_dry_run_leaves_a_run_that_is_there_alone(distill, inputs, tmp_path):
 def test_auto_is_settled_once(distill, inputs, tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     auto = {"per_device_train_batch_size": "auto", "dataloader_num_workers": "auto", "precision": "auto"}
-    monkeypatch.setattr("hgkd_hf.arguments.has_native_bf16", lambda use_cpu: False)
-    monkeypatch.setattr("hgkd_hf.arguments.available_cores", lambda: 1)
+    monkeypatch.setattr("hgkd_hf.training.arguments.has_native_bf16", lambda use_cpu: False)
+    monkeypatch.setattr("hgkd_hf.training.arguments.available_cores", lambda: 1)
     distill(flags(inputs, run, **auto, max_steps=2, save_strategy="steps", save_steps=2))
     shown = capsys.readouterr().out
     assert "auto: per_device_train_batch_size 16, dataloader_num_workers 1, precision float32" in shown
@@ -135,8 +135,8 @@ def test_auto_is_settled_once(distill, inputs, tmp_path, capsys, monkeypatch):
     assert json.loads((run / "identity.json").read_text())["images_per_step"] == 16
 
     # Less memory and another processor: the run keeps what it began with.
-    monkeypatch.setattr("hgkd_hf.arguments.free_memory", lambda device: 10**6)
-    monkeypatch.setattr("hgkd_hf.arguments.has_native_bf16", lambda use_cpu: True)
+    monkeypatch.setattr("hgkd_hf.training.arguments.free_memory", lambda device: 10**6)
+    monkeypatch.setattr("hgkd_hf.training.arguments.has_native_bf16", lambda use_cpu: True)
     assert distill(flags(inputs, run, "--resume", **auto, max_steps=3))["steps"] == 3
     again = yaml.safe_load((run / "recipe.yaml").read_text())
     assert [again[name] for name in auto] == [16, 1, "float32"]

@@ -18,7 +18,7 @@ from hgkd_hf.data.decode import CorruptImageError, decode_image
 from hgkd_hf.data.load import ImageSource
 from hgkd_hf.data.mixing import Mixing
 from hgkd_hf.data.reading import read_patiently
-from hgkd_hf.masking import num_visible_cells, random_cell_mask
+from hgkd_hf.sparse.masking import num_visible_cells, random_cell_mask
 
 logger = logging.getLogger(__name__)
 

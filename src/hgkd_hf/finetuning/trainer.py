@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..evaluation.features import eval_mode
-from ..trainer import DistillationArguments, DistillationTrainer
+from ..training.trainer import DistillationArguments, DistillationTrainer
 from .layer_decay import decay_learning_rates
 
 AVERAGED_WEIGHTS = "averaged_weights.safetensors"

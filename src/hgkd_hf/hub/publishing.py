@@ -17,7 +17,7 @@ from transformers.trainer_utils import HubStrategy, TrainOutput
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
-from ..checkpoints import newest_checkpoint
+from ..checkpoints.folders import newest_checkpoint
 from ..visualize import prediction_figure
 from .callback import CardCallback
 from .export import student_image_processor

@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ..checkpoints import PARTIAL, fault, remove_partial
+from ..checkpoints.folders import PARTIAL, fault, remove_partial
 from .publishing import LAST_CHECKPOINT
 from .push import explain, httpx
 

@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..masking import VisibleCells
 from . import cell_kernels
 from .cell_kernels import (
     Geometry,
@@ -36,6 +35,7 @@ from .geometry import (
     zero_padding,
 )
 from .masked import Dense
+from .masking import VisibleCells
 from .norm import batch_norm
 
 # With fewer channels than this (the image, at the stem) an index for every pixel of a window costs more than they do.

@@ -10,10 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..masking import VisibleCells, expand_mask
 from .context import visible
 from .convert import sparsify
 from .layers import SparseLayer, stock_class
+from .masking import VisibleCells, expand_mask
 
 # Two images with different numbers of visible cells; isolated and adjacent ones, inside and at the border.
 MASK = [

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..masking import VisibleCells
+from .masking import VisibleCells
 
 if TYPE_CHECKING:
     from .masked import MaskedBackend

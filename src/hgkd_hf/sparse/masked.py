@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..masking import VisibleCells
 from .geometry import check_stride, covers, promise_zero_padding, zero_padding
+from .masking import VisibleCells
 from .norm import batch_norm
 
 Dense = Callable[[Tensor], Tensor]

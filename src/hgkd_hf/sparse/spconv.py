@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ..masking import VisibleCells
 from .cell_kernels import Geometry, pixels
 from .cells import CellsBackend
 from .masked import Dense
+from .masking import VisibleCells
 
 DTYPES = (torch.float16, torch.float32, torch.float64)
 GPU_WHEELS = "spconv-cu118, spconv-cu121, spconv-cu124 or spconv-cu126"

@@ -22,7 +22,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedModel, 
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import ModelOutput
 
-from ..masking import expand_mask
+from ..sparse.masking import expand_mask
 from .checkpoint import image_statistics, resolve_revision
 from .checks import check_config, check_image_size, check_layers, is_masked, not_a_vit
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from ..evaluation.features import Features, eval_mode
-from ..masking import expand_mask
+from ..sparse.masking import expand_mask
 from ..students.features import feature_scales
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from transformers import PreTrainedModel
 
-    from ..distillers.hgkd import HGKDForPreTraining
+    from ..methods.hgkd import HGKDForPreTraining
 
 HIDDEN_GREY = 0.75
 

@@ -23,8 +23,8 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils import ModelOutput
 
-from ...masking import VisibleCells, cell_grid
 from ...sparse import checkpoint_blocks, sparsify, to_dense, uncheckpoint_blocks, visible
+from ...sparse.masking import VisibleCells, cell_grid
 from ..features import FeatureScale, feature_scales, pooled_features
 from .configuration_sparse_unet import SparseUNetConfig
 

@@ -1,0 +1,170 @@
+"""`transformers.Trainer` whose runs survive: whole checkpoints without pickle, and resuming bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from transformers import Trainer
+from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import TrainOutput
+
+from .folders import (
+    PARTIAL,
+    checkpoint_step,
+    complete_checkpoint,
+    full_disk_in_words,
+    newest_checkpoint,
+    prune_checkpoints,
+    remove_partial,
+)
+from .state_files import load_state, save_state
+
+# A whole state dict on the CPU, from parameters that FSDP2 shares out among the processes.
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class ResumableTrainer(Trainer):
+    """A trainer that writes `checkpoint-<step>` as `checkpoints.py` says, and goes on from one as if never stopped.
+
+    Generator states are not saved: callers seed each step (`guards.SeedEachStep`) and key samples by their index.
+
+    Attributes:
+        resumed_step: the step that the running `train` began with.
+    """
+
+    resumed_step = 0
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
+        """`Trainer.train`; with True, the newest whole checkpoint is taken and damaged ones are named.
+
+        Raises:
+            ValueError: True, and there is no whole checkpoint.
+            RunStopped: the disk is full.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = newest_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(f"there is no whole checkpoint in {self.args.output_dir} (output_dir) to go on from.")
+        self._resumed_from = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+        self.resumed_step = checkpoint_step(self._resumed_from) if self._resumed_from else 0
+        return super().train(resume_from_checkpoint and str(resume_from_checkpoint), **kwargs)
+
+    def _save_checkpoint(self, model, trial=None) -> None:
+        """Write `checkpoint-<step>` aside and rename it once it is whole; then delete what is too many."""
+        run, step, best = Path(self.args.output_dir), self.state.global_step, self.state.best_global_step
+        partial, main = run / f"checkpoint-{step}{PARTIAL}", self.args.should_save
+        self.store_flos()
+        if best and (best == step or (run / f"checkpoint-{best}").is_dir()):
+            self.state.best_model_checkpoint = str(run / f"checkpoint-{best}")
+        with full_disk_in_words(run):
+            if main:
+                remove_partial(run)
+                partial.mkdir(parents=True)
+            self.accelerator.wait_for_everyone()
+            self.save_model(str(partial), _internal_call=True)
+            if not self.args.save_only_model:
+                self._save_training_state(partial)
+            if main:
+                for part in (*self.callback_handler.callbacks, self.control):
+                    if isinstance(part, ExportableState):
+                        self.state.stateful_callbacks[type(part).__name__] = part.state()
+                self.state.save_to_json(str(partial / "trainer_state.json"))
+            self.accelerator.wait_for_everyone()
+            if main:
+                complete_checkpoint(partial)
+                prune_checkpoints(run, self.args.save_total_limit, best)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self._push_from_checkpoint(str(run / f"checkpoint-{step}"))
+
+    def _save_training_state(self, folder: Path) -> None:
+        """What a resumed run needs beside the model: optimizer, schedule, scaler, and each process's open log."""
+        if self.is_fsdp_enabled:
+            optimizer = get_optimizer_state_dict(self.model, self.optimizer.optimizer, options=_WHOLE)
+        else:
+            optimizer = self.optimizer.state_dict()
+        scaler = self.accelerator.scaler
+        if self.args.should_save:
+            state = {"optimizer": optimizer, "scheduler": self.lr_scheduler.state_dict()}
+            state["scaler"] = None if scaler is None else scaler.state_dict()
+            save_state(state, folder / "training_state.safetensors")
+        save_state(self.log_state(), folder / f"log_state_{self.args.process_index}.safetensors")
+
+    def log_state(self) -> dict[str, Any]:
+        """What this process has summed up since the last log, so that a resumed run logs the same means."""
+        return {"loss": self._tr_loss, "since": self._globalstep_last_logged}
+
+    def load_log_state(self, state: dict[str, Any]) -> None:
+        """Go on with what `log_state` gave."""
+        self._tr_loss = state["loss"].to(self.args.device)
+        self._globalstep_last_logged = state["since"]
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Read what `_save_training_state` wrote, but the log's state."""
+        if checkpoint is None:
+            return
+        state = load_state(Path(checkpoint, "training_state.safetensors"))
+        if self.is_fsdp_enabled:
+            set_optimizer_state_dict(self.model, self.optimizer.optimizer, state["optimizer"], options=_WHOLE)
+        else:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.lr_scheduler.load_state_dict(state["scheduler"])
+        if state["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """One pass; the first of a resumed run goes on with the means that were being logged."""
+        if self._resumed_from is not None:
+            path = self._resumed_from / f"log_state_{self.args.process_index}.safetensors"
+            if path.is_file():  # not with more processes than before
+                self.load_log_state(load_state(path))
+            self._resumed_from = None
+        super()._run_epoch(**kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Read the model's weights, all of them.
+
+        By `from_pretrained`, since a saved model's keys are those of the Hub, not always those of the module.
+        """
+        model = model or self.model
+        saved = type(self.accelerator.unwrap_model(self.model)).from_pretrained(
+            resume_from_checkpoint, use_safetensors=True, dtype=torch.float32
+        )
+        if self.is_fsdp_enabled:
+            set_model_state_dict(model, saved.state_dict(), options=_WHOLE)
+        else:
+            model.load_state_dict(saved.state_dict())
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Done with the optimizer."""
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """There is none: see `SeedEachStep`."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write model, image processor and arguments; all processes must call it.
+
+        It does not push, unlike `Trainer`'s: the run's one commit is that of `push_to_hub`, when all else is written.
+        """
+        state_dict = get_model_state_dict(self.model, options=_WHOLE) if self.is_fsdp_enabled else None
+        self._save(output_dir, state_dict)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Model and image processor, and the arguments as JSON (`Trainer` would pickle them)."""
+        folder = Path(output_dir or self.args.output_dir)
+        if self.args.should_save:
+            model = self.accelerator.unwrap_model(self.model)
+            model.save_pretrained(folder, state_dict=state_dict)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(folder)
+            (folder / "training_args.json").write_text(self.args.to_json_string())

@@ -1,0 +1,184 @@
+"""Distil a teacher into a small student: H-GKD, RoB, manifold distillation, MSDCRD, and baselines.
+
+    accelerate launch training/distill.py --recipe training/recipes/hgkd_resnet50.yaml --dataset path/to/images
+    python training/distill.py --method rob --teacher facebook/dinov2-small --student resnet-18 --dataset ...
+    torchrun --nproc-per-node 2 training/distill.py --recipe ...
+
+`method` (hgkd, rob, manifold, msdcrd, kd) decides which settings there are: `--method rob --help` lists RoB's. Every
+key of a recipe is a flag, and flags win. The run's folder holds checkpoints, metrics.jsonl, summary.json and student/,
+a stock checkpoint for AutoModel.from_pretrained with its card. The same command with --resume goes on after a stop;
+--push_to_hub --hub_model_id user/name publishes the student (training/publish.py does so later).
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, set_seed
+
+from ..checkpoints.folders import list_checkpoints, newest_checkpoint
+from ..checkpoints.identity import check_same_run, has_begun
+from ..data import collate
+from ..hub import find_source, student_image_processor
+from ..hub.folder import BEST_FOLDER, warn_only
+from ..methods import Method
+from ..report import write_report
+from ..training.memory_estimate import estimate_memory, free_memory, gigabytes
+from ..training.trainer import DistillationArguments, DistillationTrainer
+from .choices import parse_method
+from .errors import run_script
+from .recipe import RECIPE_FILE, to_recipe
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    args, training = parse_method((DistillationArguments,), arguments, __doc__)
+    run = Path(training.output_dir)
+    set_seed(training.seed)
+    model = args.build_model()
+    train = args.training_data(model, training.seed, None if args.dry_run else run / "skipped.tsv")
+    knn_datasets = args.evaluation_data(model)
+    checkpoint = find_checkpoint(args, training)
+    if not args.dry_run:
+        run.mkdir(parents=True, exist_ok=True)
+    training.settle_batch_size(model, train, collate)
+    settings = args.identity(model) | {"seed": training.seed, "images_per_step": training.images_per_step}
+    check_same_run(
+        run,
+        settings,
+        goes_on=args.resume,
+        allow_changes=training.allow_changes,
+        write=training.process_index == 0 and not args.dry_run,
+    )
+    if args.dry_run:
+        return dry_run(args, training, model, train, knn_datasets)
+    trainer = build_trainer(args, training, model, train, knn_datasets)
+    if trainer.is_world_process_zero():
+        (run / RECIPE_FILE).write_text(to_recipe(args, training))
+        show(trainer.card.description)
+
+    said = trainer.card.description
+    summary = {"method": args.title, "student": said["student"], "teacher": said["teacher"], "seed": training.seed}
+    if checkpoint is None:
+        args.prepare(model, training.seed)
+    if knn_datasets is not None and checkpoint is None:
+        summary["before"] = trainer.evaluate(metric_key_prefix="before")
+    start = time.perf_counter()
+    trained = trainer.train(resume_from_checkpoint=checkpoint)
+    summary |= {"train_loss": trained.training_loss, "steps": trained.global_step}
+    summary["train_seconds"] = round(time.perf_counter() - start, 1)
+    if knn_datasets is not None:
+        summary["after"] = trainer.evaluate(metric_key_prefix="after")
+    summary["images_skipped"] = train.num_skipped
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        finish(run, args, training, trainer, summary)
+    return summary
+
+
+def find_checkpoint(args: Method, training: DistillationArguments) -> Path | None:
+    """The checkpoint to go on from; a folder with checkpoints is not overwritten by accident.
+
+    None with --resume: the run was stopped before its first checkpoint, and begins anew.
+    """
+    run = Path(training.output_dir)
+    found = list_checkpoints(run)
+    if found and not args.resume:
+        raise ValueError(f"{run} holds {found[-1].name}: add --resume to go on, or choose another --output_dir.")
+    checkpoint = newest_checkpoint(run) if args.resume else None
+    if checkpoint is None and args.resume and (found or not has_begun(run)):
+        raise ValueError(f"--resume: there is no{' whole' if found else ''} checkpoint in {run} (--output_dir).")
+    return checkpoint
+
+
+def build_trainer(
+    args: Method,
+    training: DistillationArguments,
+    model: PreTrainedModel,
+    train: Dataset,
+    knn_datasets: tuple[Dataset, Dataset] | None,
+) -> DistillationTrainer:
+    """The trainer; its card knows what the run is, and, to publish it, that the Hub would take it."""
+    config = model.config
+    processor = student_image_processor(config.image_size, config.image_mean, config.image_std)
+    trainer = DistillationTrainer(model, training, train, knn_datasets, processor)
+    step = f"{training.images_per_step} images a step on {training.world_size} process(es)"
+    rows = [*args.describe(model), ("training", f"{step}, learning rate {training.learning_rate:.2e}")]
+    rows += [("auto", training.describe_auto())] if training.auto else []
+    trainer.card.description = dict(rows)
+    trainer.card.command = shlex.join(["accelerate", "launch", "training/distill.py", *sys.argv[1:]])
+    trainer.card.add_settings(args)
+    if args.student_pretrained:
+        trainer.card.start = find_source(args.student, "model", args.student_revision)
+    if training.push_to_hub:
+        trainer.check_publishing()
+    return trainer
+
+
+def dry_run(
+    args: Method,
+    training: DistillationArguments,
+    model: PreTrainedModel,
+    train: Dataset,
+    knn_datasets: tuple[Dataset, Dataset] | None,
+) -> dict:
+    """Print what the run would be: recipe, networks, data, steps, memory. Its folder is left as it is."""
+    recipe = to_recipe(args, training)
+    memory = estimate_memory(model, train, collate, training.device, training.autocast_dtype)
+    free = free_memory(training.device)
+    with TemporaryDirectory() as folder:  # `Trainer` makes its folder: let that be elsewhere
+        training.output_dir = str(Path(folder, Path(training.output_dir).name))
+        trainer = build_trainer(args, training, model, train, knn_datasets)
+        *_, steps = trainer.set_initial_training_values(training, trainer.get_train_dataloader())
+    images = steps * training.images_per_step
+    epochs = f", {images / len(train):.3g} epochs" if hasattr(train, "__len__") else ""
+    needed = memory.describe(training.per_device_train_batch_size)
+    if trainer.is_world_process_zero():
+        print(recipe)
+        show(
+            trainer.card.description
+            | {
+                "steps": f"{steps:,}{epochs}, {images:,} images",
+                "memory": f"{needed} (an estimate); {gigabytes(free)} free on {training.device}",
+                "dry run": "all checks passed; nothing was written",
+            }
+        )
+    return {"steps": steps, "memory": memory.weights + memory.step(training.per_device_train_batch_size)}
+
+
+def show(rows: dict[str, str]) -> None:
+    """Print what a run is, one fact a line."""
+    print("\n".join(f"{name:>10}: {value}" for name, value in rows.items()), flush=True)
+
+
+def finish(run: Path, args: Method, training, trainer: DistillationTrainer, summary: dict) -> None:
+    """Write the student's folder and the summary, and say where everything lies."""
+    student = trainer.export_student()
+    best = trainer.state.best_model_checkpoint
+    # Of a run that was fetched from the Hub, the best may lie elsewhere.
+    if best is not None and Path(best).is_dir() and not best.endswith(f"-{trainer.state.global_step}"):
+        summary["best"] = {"checkpoint": best, "eval_knn_accuracy": trainer.state.best_metric}
+        model, figures = type(trainer.model).from_pretrained(best), {"knn_accuracy": trainer.state.best_metric}
+        trainer.export_student(run / BEST_FOLDER, model, figures)
+    (run / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    with warn_only("the report"):
+        print(f"report: {write_report(run)}")
+    print(f"{summary['steps']} steps in {summary['train_seconds']} s, mean loss {summary['train_loss']:.4f}")
+    if "after" in summary:
+        k, temperature = training.knn_k, training.knn_temperature
+        before = f"{summary['before']['before_knn_accuracy']:.4f} before, " if "before" in summary else ""
+        print(f"kNN (k {k}, T {temperature}): {before}{summary['after']['after_knn_accuracy']:.4f} after")
+        if "after_accuracy" in summary["after"]:
+            print(f"top-1 on {args.knn_split}: {summary['after']['after_accuracy']:.4f}")
+    print(f"student: {student}\nmetrics: {run / 'metrics.jsonl'}\nsummary: {run / 'summary.json'}")
+    if training.push_to_hub:
+        print(f"published: {trainer.push_to_hub().commit_url}")
+
+
+if __name__ == "__main__":
+    run_script(main)

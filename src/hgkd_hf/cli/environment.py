@@ -1,0 +1,74 @@
+"""What a bug report should say of the machine: `python -m hgkd_hf.cli.environment`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, requires, version
+
+import psutil
+import torch
+
+from ..hub.callback import commit_of_package, processor_name
+from ..hub.privacy import public
+from ..sparse import BACKENDS
+from ..training.arguments import available_cores, has_native_bf16
+from ..training.memory_estimate import gigabytes
+from ..version import __version__
+
+# Only these are shown, so that no variable that holds a secret ever is.
+VARIABLES = (
+    *("HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
+    *("HF_HUB_DISABLE_XET", "HF_HUB_DOWNLOAD_TIMEOUT", "TRANSFORMERS_OFFLINE", "TRANSFORMERS_VERBOSITY"),
+    *("ACCELERATE_MIXED_PRECISION", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
+    *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"),
+)
+
+
+def environment_report() -> dict[str, str]:
+    """What is here, (name, value) in words: versions, machine, devices, sparse backends, settings. No secrets."""
+    report = {"hgkd_hf": f"{__version__} {commit_of_package()}".strip(), "Python": platform.python_version()}
+    report |= {name: installed(name) for name in packages()}
+    report["platform"] = platform.platform()
+    memory = psutil.virtual_memory()
+    report["CPU"] = f"{processor_name()}, {available_cores()} core(s), {'' if has_native_bf16(True) else 'no '}bf16"
+    report["memory"] = f"{gigabytes(memory.total)}, {gigabytes(memory.available)} free"
+    report["accelerators"] = ", ".join(accelerators()) or "none"
+    report["sparse backends"] = ", ".join(name for name in BACKENDS if is_there(name))
+    report |= {name: public(os.environ[name]) for name in VARIABLES if name in os.environ}
+    return report
+
+
+def packages() -> list[str]:
+    """What this package depends on, those of its extras included."""
+    names = (re.match(r"[\w.-]+", line)[0] for line in requires("hgkd_hf") or ())
+    return [name for name in dict.fromkeys(names) if name != "hgkd_hf"]
+
+
+def installed(name: str) -> str:
+    """Its version, or that it is not there."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def accelerators() -> list[str]:
+    """The devices other than the CPU."""
+    if not torch.accelerator.is_available():
+        return []
+    backend = torch.get_device_module(torch.accelerator.current_accelerator())
+    if not hasattr(backend, "get_device_name"):
+        return [str(torch.accelerator.current_accelerator())]
+    return [backend.get_device_name(index) for index in range(torch.accelerator.device_count())]
+
+
+def is_there(backend: str) -> bool:
+    """Whether a sparse backend can be used; only that of a package of its own can be missing."""
+    return backend != "spconv" or importlib.util.find_spec("spconv") is not None
+
+
+if __name__ == "__main__":
+    print("\n".join(f"{name}: {value}" for name, value in environment_report().items()))

@@ -1,0 +1,46 @@
+"""How the scripts end: a sentence for what a user can mend, a traceback for what only we can."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..checkpoints.folders import RunStopped
+from ..data.reading import StreamError
+from ..hub import PushError
+
+EXPECTED = (ValueError, FileNotFoundError, PermissionError, ConnectionError, RunStopped, StreamError, PushError)
+
+
+def run_script(main: Callable[[], Any]) -> None:
+    """Call `main`; an expected error becomes `error: <its sentence>` and exit code 1."""
+    try:
+        main()
+    except Exception as error:
+        told = sentence(error)
+        if told is None:
+            raise
+        sys.exit(f"error: {told}")
+
+
+def sentence(error: Exception) -> str | None:
+    """What to tell of an error in one line; None if it is not an expected one, whose traceback is wanted.
+
+    Of an error that a data loader's worker sent over, its own message without the worker's traceback.
+    """
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in lines[0]:
+        return (
+            f"there is not enough memory ({' '.join(lines[0].split())}): lower --per_device_train_batch_size and "
+            "raise --gradient_accumulation_steps by as much, or choose a smaller student, decoder or teacher."
+        )
+    # transformers' word for a model that is not there is a bare OSError; those of the system have a number.
+    absent = type(error) is OSError and error.errno is None
+    if not (absent or isinstance(error, EXPECTED)):
+        return None
+    if len(lines) > 1 and lines[0].startswith("Caught ") and "DataLoader worker" in lines[0]:
+        return lines[-1].partition(": ")[2] or lines[-1]
+    return " ".join(" ".join(lines).split())

@@ -1,0 +1,157 @@
+"""Turn a finished student into programs for devices, and measure what each costs.
+
+    python training/export.py runs/mine/student
+    python training/export.py runs/mine/student --dataset path/to/images --accuracy_split test
+    python training/export.py user/name --output_dir exported --image_size 160 --dataset uoft-cs/cifar10
+
+Writes onnx/model.onnx (float32, any batch and image size), with --dataset onnx/model_int8.onnx (int8, calibrated on
+images of it), and program.pt2 (torch.export). ONNX is compared with PyTorch before it is kept. One table gives size,
+latency at batch 1 and, with --accuracy_split, accuracy before and after; it goes into the student's card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from ..data import DistillationDataset, EvaluationDataset, ImageTransform, collate, load_images
+from ..deployment import (
+    OnnxStudent,
+    StudentOutputs,
+    check_onnx,
+    export_onnx,
+    export_program,
+    load_student,
+    load_transform,
+    median_latencies,
+    quantize_int8,
+)
+from ..evaluation import extract_features, knn_accuracy
+from ..hub.callback import processor_name
+from ..hub.folder import write_card
+from ..hub.student_card import CARD_FILE, StudentCard
+from .errors import run_script
+
+BATCH = 32
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("student", help="Folder or Hub id of a stock student.")
+    parser.add_argument("--revision", help="Branch, tag or commit of the Hub id.")
+    parser.add_argument("--output_dir", type=Path, help="Default: the student's folder.")
+    parser.add_argument("--image_size", type=int, help="Side in pixels; default: the image processor's.")
+    parser.add_argument("--fixed_size", action="store_true", help="Programs for this image size alone.")
+    parser.add_argument("--dataset", help="Hub id or folder of images: calibrates int8.")
+    parser.add_argument("--split", default="train", help="Of the calibration images, and of kNN's labelled bank.")
+    parser.add_argument("--calibration_images", type=int, default=128, help="Images that give int8 its ranges.")
+    parser.add_argument("--accuracy_split", help="Labelled split: top-1 of a classifier, else kNN (k 20, T 0.07).")
+    parser.add_argument("--accuracy_images", type=int, default=1000, help="Images of it that are classified.")
+    parser.add_argument("--bank_images", type=int, default=2000, help="Labelled images that kNN looks up.")
+    parser.add_argument("--threads", type=int, default=1, help="Of the latency measurement.")
+    parser.add_argument("--rounds", type=int, default=50, help="Of the latency measurement.")
+    args = parser.parse_args(arguments)
+    for name in ("calibration_images", "accuracy_images", "bank_images", "threads", "rounds", "image_size"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"{name} is {getattr(args, name)}: at least 1 is needed (--{name}).")
+    if args.accuracy_split and not args.dataset:
+        raise ValueError(f"accuracy_split is {args.accuracy_split!r}, but there are no images: add --dataset.")
+    if args.output_dir is None:
+        if not Path(args.student).is_dir():
+            raise ValueError(f"{args.student!r} is no folder: say where to write with --output_dir.")
+        args.output_dir = Path(args.student)
+    return args
+
+
+def main(arguments: list[str] | None = None) -> list[dict]:
+    args = parse(arguments)
+    out = args.output_dir
+    out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(args.threads)
+    calibration = args.dataset and load_images(args.dataset, split=args.split, max_samples=args.calibration_images)
+    model = load_student(args.student, args.revision)
+    transform = load_transform(args.student, args.revision, args.image_size)
+    height, width = transform.size
+
+    program = export_program(model, transform.size, not args.fixed_size)
+    torch.export.save(program, out / "program.pt2")
+    files = {"PyTorch float32": out / "model.safetensors", "ONNX float32": out / "onnx/model.onnx"}
+    export_onnx(program, files["ONNX float32"])
+    shapes = [(1, height, width), (3, height, width)]
+    shapes += [] if args.fixed_size else [(2, height + 32, width + 64)]
+    difference = check_onnx(files["ONNX float32"], model, shapes)
+    print(f"ONNX float32 equals PyTorch within {difference:.1e}", flush=True)
+    if calibration:
+        files["ONNX int8"] = out / "onnx/model_int8.onnx"
+        quantize_int8(files["ONNX float32"], files["ONNX int8"], pixel_batches(calibration, transform))
+
+    stock = StudentOutputs(model)
+    runners = {"PyTorch float32": torch.no_grad()(lambda pixels: stock(pixels)[-1])}
+    runners |= {name: OnnxStudent(file, args.threads) for name, file in files.items() if name != "PyTorch float32"}
+    image = torch.randn(1, 3, height, width, generator=torch.Generator().manual_seed(0))
+    times = median_latencies({name: partial(run, image) for name, run in runners.items()}, args.rounds)
+    sizes = {name: file.stat().st_size for name, file in files.items() if file.is_file()}
+    sizes.setdefault("PyTorch float32", sum(value.nbytes for value in model.state_dict().values()))
+    rows = [
+        {"program": name, "megabytes": round(sizes[name] / 1e6, 1), "milliseconds": round(times[name], 2)}
+        for name in runners
+    ]
+    metric = None
+    if args.accuracy_split:
+        metric = "top-1 accuracy" if stock.output_names == ("logits",) else "kNN accuracy"
+        for row in rows:
+            row[metric] = round(accuracy(runners[row["program"]], args, transform, metric), 4)
+    conditions = (
+        f"{type(model).__name__}, one image of {height}x{width} px on {args.threads} thread(s) of {processor_name()}, "
+        f"median of {args.rounds} rounds in turns"
+    )
+    if metric:
+        conditions += f"; {metric} on {args.accuracy_images} images of split {args.accuracy_split}"
+    finish(out, rows, conditions)
+    return rows
+
+
+def pixel_batches(source, transform: ImageTransform):
+    """The images of a source in batches, without labels."""
+    loader = DataLoader(DistillationDataset(source, transform, seed=0), BATCH, collate_fn=collate)
+    return (batch["pixel_values"] for batch in loader)
+
+
+def accuracy(run, args: argparse.Namespace, transform: ImageTransform, metric: str) -> float:
+    """Top-1 or kNN accuracy of one program; kNN's bank holds the same program's features."""
+
+    def outputs(split: str, images: int):
+        dataset = EvaluationDataset(load_images(args.dataset, split=split, max_samples=images), transform)
+        return extract_features(run, DataLoader(dataset, BATCH, collate_fn=collate), "cpu")
+
+    queries = outputs(args.accuracy_split, args.accuracy_images)
+    if metric == "top-1 accuracy":
+        return (queries.features.argmax(1) == queries.labels).float().mean().item()
+    bank = outputs(args.split, args.bank_images)
+    return knn_accuracy(bank, queries, k=min(20, len(bank)), temperature=0.07)
+
+
+def finish(out: Path, rows: list[dict], conditions: str) -> None:
+    """Print the table, and keep it beside the programs and in the card if there is one."""
+    print(table(rows))
+    print(f"{conditions}\nwritten: {out}")
+    (out / "deployment.json").write_text(json.dumps({"rows": rows, "conditions": conditions}, indent=1) + "\n")
+    if (out / CARD_FILE).is_file():
+        card = StudentCard.load(out / CARD_FILE)
+        card.deployment, card.deployment_conditions = rows, conditions
+        write_card(out, card)
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown."""
+    lines = ["| " + " | ".join(rows[0]) + " |", "| --- |" + " ---: |" * (len(rows[0]) - 1)]
+    return "\n".join(lines + ["| " + " | ".join(map(str, row.values())) + " |" for row in rows])
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,112 @@
+"""Fine-tune a student, or any CNN of the Hub, on labels: classification, segmentation or detection.
+
+    accelerate launch training/finetune.py --recipe training/recipes/finetune_cifar10.yaml \\
+        --dataset uoft-cs/cifar10 --model runs/mine/student --output_dir runs/mine-cifar10
+    python training/finetune.py --task semantic-segmentation --model runs/mine/student/sparse_unet ...
+
+`task` decides which settings there are: `--task object-detection --help` lists those of detection. Every key of a
+recipe is a flag, and flags win. The run's folder holds checkpoints, metrics.jsonl, summary.json and model/, a stock
+checkpoint with its image processor for the task's pipeline. The same command with --resume goes on after a stop.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from transformers import set_seed
+
+from ..checkpoints.folders import list_checkpoints, newest_checkpoint
+from ..checkpoints.identity import check_same_run, has_begun
+from ..finetuning import FineTuningArguments, FineTuningTrainer, Task
+from .choices import parse_task
+from .errors import run_script
+from .recipe import RECIPE_FILE, to_recipe
+
+NO_PART_OF_IDENTITY = ("resume", "eval_split", "max_eval_samples")
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    task, training = parse_task(arguments, __doc__)
+    run = Path(training.output_dir)
+    checkpoint = find_checkpoint(task, training)
+    set_seed(training.seed)
+    model = task.build_model()
+    train, evaluated = task.training_data(training.seed, run / "skipped.tsv"), task.evaluation_data()
+    run.mkdir(parents=True, exist_ok=True)
+    training.settle_batch_size(model, train, task.collate)
+    check_same_run(
+        run,
+        identity(task, training),
+        goes_on=task.resume,
+        allow_changes=training.allow_changes,
+        write=training.process_index == 0,
+    )
+    trainer = FineTuningTrainer(model, training, task, train, evaluated, task.image_processor())
+    if trainer.is_world_process_zero():
+        (run / RECIPE_FILE).write_text(to_recipe(task, training))
+        print(f"   model: {type(model).__name__} ({task.model}), {model.num_parameters() / 1e6:.1f} M parameters")
+        print(f"    data: {task.source.name}, {task.source.num_rows:,} images of {len(task.names)} classes")
+        if training.auto:
+            print(f"    auto: {training.describe_auto()}")
+        print(f"training: {training.images_per_step} images a step on {training.world_size} process(es)", flush=True)
+
+    start = time.perf_counter()
+    trained = trainer.train(resume_from_checkpoint=checkpoint)
+    summary = {
+        "task": task.task,
+        "model": task.model,
+        "dataset": task.dataset,
+        "images": task.source.num_rows,
+        "seed": training.seed,
+        "steps": trained.global_step,
+        "train_loss": trained.training_loss,
+        "train_seconds": round(time.perf_counter() - start, 1),
+    }
+    if evaluated is not None:
+        metrics = trainer.evaluate(metric_key_prefix="test").items()
+        # JSON has no NaN, which is the figure of a class that no image holds.
+        summary["metrics"] = {name.removeprefix("test_"): None if math.isnan(x) else x for name, x in metrics}
+    if trainer.is_world_process_zero():
+        finish(run, trainer, summary)
+    return summary
+
+
+def identity(task: Task, training: FineTuningArguments) -> dict:
+    """What decides what is learned: a run that goes on must not change it."""
+    settings = {name: value for name, value in asdict(task).items() if name not in NO_PART_OF_IDENTITY}
+    settings |= {name: getattr(training, name) for name in ("seed", "images_per_step", "layer_decay", "ema_decay")}
+    return settings | {"rows": task.source.fingerprint}
+
+
+def find_checkpoint(task: Task, training: FineTuningArguments) -> Path | None:
+    """The checkpoint to go on from; a folder with checkpoints is not overwritten by accident.
+
+    None with --resume: the run was stopped before its first checkpoint, and begins anew.
+    """
+    run = Path(training.output_dir)
+    found = list_checkpoints(run)
+    if found and not task.resume:
+        raise ValueError(f"{run} holds {found[-1].name}: add --resume to go on, or choose another --output_dir.")
+    checkpoint = newest_checkpoint(run) if task.resume else None
+    if checkpoint is None and task.resume and (found or not has_begun(run)):
+        raise ValueError(f"--resume: there is no{' whole' if found else ''} checkpoint in {run} (--output_dir).")
+    return checkpoint
+
+
+def finish(run: Path, trainer: FineTuningTrainer, summary: dict) -> None:
+    """Write the model's folder and the summary, and say where everything lies."""
+    trainer.evaluated_model.save_pretrained(run / "model")
+    trainer.processing_class.save_pretrained(run / "model")
+    (run / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    print(f"{summary['steps']} steps in {summary['train_seconds']} s, mean loss {summary['train_loss']:.4f}")
+    for name, value in summary.get("metrics", {}).items():
+        print(f"{name}: {'-' if value is None else f'{value:.4f}'}")
+    print(f"model: {run / 'model'}\nsummary: {run / 'summary.json'}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,113 @@
+"""Train a small masked autoencoder (MAE, arXiv 2111.06377) for those who have no teacher.
+
+    python training/pretrain_teacher.py --dataset path/to/images --image_size 64 --patch_size 8
+
+The model is transformers' own ViTMAEForPreTraining; its folder is a teacher for distill.py, with the decoder that
+`teacher_input: masked` needs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import ViTImageProcessorPil, ViTMAEConfig, ViTMAEForPreTraining, set_seed
+
+from ..data import DistillationDataset, ImageTransform, load_images
+from ..evaluation import pooled_features
+from ..training.trainer import DistillationArguments, DistillationTrainer
+from .errors import run_script
+from .recipe import parse_recipe
+
+
+@dataclass
+class TeacherArguments:
+    """The size of the autoencoder, and its images."""
+
+    dataset: str = field(metadata={"help": "Hub id or path: a folder of images, of parquet files, a saved dataset."})
+    split: str = field(default="train", metadata={"help": "Split to train on."})
+    image_column: str | None = field(default=None, metadata={"help": "Needed where several columns hold images."})
+    max_samples: int | None = field(default=None, metadata={"help": "Use at most so many images."})
+    image_size: int = field(default=224, metadata={"help": "Pixels of the crops."})
+    crop_scale: list[float] = field(
+        default_factory=lambda: [0.2, 1.0], metadata={"help": "Share of the area cropped."}
+    )
+    flip_probability: float = field(default=0.5, metadata={"help": "Of a horizontal flip."})
+    patch_size: int = field(default=16, metadata={"help": "Pixels of a patch."})
+    hidden_size: int = field(default=192, metadata={"help": "Width of the encoder."})
+    num_hidden_layers: int = field(default=12, metadata={"help": "Blocks of the encoder."})
+    decoder_hidden_size: int = field(default=128, metadata={"help": "Width of the decoder."})
+    decoder_num_hidden_layers: int = field(default=4, metadata={"help": "Blocks of the decoder."})
+    head_size: int = field(default=32, metadata={"help": "Channels of an attention head."})
+    mask_ratio: float = field(default=0.75, metadata={"help": "Share of the patches that are hidden."})
+
+
+class MaskedAutoencoder(ViTMAEForPreTraining):
+    """`ViTMAEForPreTraining` as the trainer wants it: the loss, and features for evaluation."""
+
+    def forward(self, pixel_values, **kwargs):
+        return super().forward(pixel_values, interpolate_pos_encoding=False)
+
+    def image_features(self, pixel_values):
+        return pooled_features(self.vit, pixel_values)
+
+
+def build_config(args: TeacherArguments) -> ViTMAEConfig:
+    if args.image_size % args.patch_size:
+        raise ValueError(f"image_size {args.image_size} is no multiple of patch_size {args.patch_size}.")
+    for name in ("hidden_size", "decoder_hidden_size"):
+        if getattr(args, name) % args.head_size:
+            raise ValueError(f"{name} {getattr(args, name)} is no multiple of head_size {args.head_size}.")
+    if not 0 < args.mask_ratio < 1:
+        raise ValueError(f"mask_ratio is {args.mask_ratio}, but it must be above 0 and below 1.")
+    return ViTMAEConfig(
+        image_size=args.image_size,
+        patch_size=args.patch_size,
+        hidden_size=args.hidden_size,
+        num_hidden_layers=args.num_hidden_layers,
+        num_attention_heads=args.hidden_size // args.head_size,
+        intermediate_size=4 * args.hidden_size,
+        decoder_hidden_size=args.decoder_hidden_size,
+        decoder_num_hidden_layers=args.decoder_num_hidden_layers,
+        decoder_num_attention_heads=args.decoder_hidden_size // args.head_size,
+        decoder_intermediate_size=4 * args.decoder_hidden_size,
+        mask_ratio=args.mask_ratio,
+        norm_pix_loss=True,
+    )
+
+
+def main(arguments: list[str] | None = None) -> Path:
+    args, training = parse_recipe((TeacherArguments, DistillationArguments), arguments, __doc__)
+    if training.auto and training.resume_from_checkpoint:
+        raise ValueError(f"{training.auto[0]} is 'auto': to go on, give what the run printed (--{training.auto[0]}).")
+    set_seed(training.seed)
+    config = build_config(args)
+    source = load_images(args.dataset, split=args.split, image_column=args.image_column, max_samples=args.max_samples)
+    transform = ImageTransform(
+        args.image_size, train=True, crop_scale=tuple(args.crop_scale), flip_probability=args.flip_probability
+    )
+    dataset = DistillationDataset(source, transform, seed=training.seed, cell_grid=None, mask_ratio=0.0)
+    processor = ViTImageProcessorPil(
+        size={"height": args.image_size, "width": args.image_size},
+        image_mean=list(transform.image_mean),
+        image_std=list(transform.image_std),
+    )
+    trainer = DistillationTrainer(MaskedAutoencoder(config), training, dataset, image_processor=processor)
+    if trainer.is_world_process_zero():
+        print(f"masked autoencoder: {trainer.model.num_parameters() / 1e6:.1f} M parameters", flush=True)
+        print(f"{source.num_rows:,} images of {source.name}, {training.images_per_step} a step", flush=True)
+        if training.auto:
+            print(f"auto: {training.describe_auto()}", flush=True)
+    result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+    teacher = Path(training.output_dir, "teacher")
+    if trainer.is_world_process_zero():
+        model = ViTMAEForPreTraining(config)
+        model.load_state_dict(trainer.model.state_dict())
+        model.save_pretrained(teacher)
+        processor.save_pretrained(teacher)
+        print(f"{result.global_step} steps, mean loss {result.training_loss:.4f}; teacher: {teacher}")
+    return teacher
+
+
+if __name__ == "__main__":
+    run_script(main)

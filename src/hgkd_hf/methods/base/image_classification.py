@@ -1,0 +1,62 @@
+"""What distillers of stock image classifiers share."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from ...students.classifier_layers import build_classifier
+from ...students.features import pooled_features
+from .attached_teacher import AttachedTeacherMixin, Teacher
+from .configuration_distiller import DistillerConfig
+
+
+class ImageClassificationDistiller(AttachedTeacherMixin, PreTrainedModel):
+    """A stock image classifier as student, with an attached teacher."""
+
+    base_model_prefix = "student"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+
+    def __init__(self, config: DistillerConfig):
+        super().__init__(config)
+        self.student = build_classifier(config.student_config)
+
+    def check_teacher_classes(self, teacher: Teacher, reason: str) -> None:
+        """Raise `ValueError` if `teacher` does not have the student's classes, which `reason` asks for."""
+        classes = getattr(teacher, "num_labels", None)
+        if classes is None:
+            raise ValueError(
+                f"{reason}, but the teacher {teacher.name_or_path!r} has no classifier: "
+                f"choose a checkpoint that classifies (--teacher), as a ClassifierTeacher."
+            )
+        if classes != self.student.config.num_labels:
+            raise ValueError(
+                f"{reason}, but the teacher has {classes} classes and the student {self.student.config.num_labels} "
+                f"(num_labels of student_config)."
+            )
+
+    def image_features(self, pixel_values: Tensor) -> Tensor:
+        """The student's feature vectors (B, C) of images (B, 3, H, W), for evaluation."""
+        return pooled_features(self.student.base_model, pixel_values)
+
+    def image_logits(self, pixel_values: Tensor) -> Tensor:
+        """The student's logits (B, num_labels) of images (B, 3, H, W), for evaluation."""
+        return self.student(pixel_values).logits
+
+    def to_native(self) -> PreTrainedModel:
+        """The student as a stock transformers image classifier; a copy, in eval mode."""
+        return copy.deepcopy(self.student).eval()
+
+
+def resize_map(feature_map: Tensor, grid: Sequence[int] | torch.Size) -> Tensor:
+    """A map (B, C, h, w) as float32 (B, C, *grid); bilinear, with antialiasing, so that every position counts."""
+    feature_map = feature_map.float()
+    if tuple(feature_map.shape[-2:]) == tuple(grid):
+        return feature_map
+    return F.interpolate(feature_map, tuple(grid), mode="bilinear", antialias=True)

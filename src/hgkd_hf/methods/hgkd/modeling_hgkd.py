@@ -1,0 +1,143 @@
+"""H-GKD: a sparse CNN sees the visible cells of an image and predicts what a frozen ViT makes of the hidden ones.
+
+Our independent reading of the abstract of arXiv 2309.09571; what it does not say follows SparK (2301.03580) and the
+generic stage of G2SD, or is a field of `HGKDConfig`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from ...objectives.feature_regression import feature_regression_loss
+from ...objectives.pixel_reconstruction import pixel_reconstruction_loss
+from ...sparse.masking import expand_mask, random_cell_mask
+from ...students.sparse_unet import SparseUNetModel
+from ...teachers import PatchTeacher
+from ..base.attached_teacher import AttachedTeacherMixin
+from .configuration_hgkd import HGKDConfig
+
+
+@dataclass
+class HGKDOutput(ModelOutput):
+    """Output of `HGKDForPreTraining`; scalars beside `loss` are its named terms, before their weights.
+
+    Args:
+        loss: scalar, the weighted sum of the terms.
+        feature_loss: scalar, mean over target layers; None without that term.
+        pixel_loss: scalar; None without that term.
+        feature_predictions: for each target layer (B, D, th, tw).
+        teacher_features: for each target layer (B, D, th, tw), not normalised.
+        pixel_predictions: (B, 3, H, W), each hidden cell in its own normalised units.
+        bool_masked_pos: (B, gh, gw) bool, True = hidden.
+    """
+
+    loss: Tensor | None = None
+    feature_loss: Tensor | None = None
+    pixel_loss: Tensor | None = None
+    feature_predictions: tuple[Tensor, ...] | None = None
+    teacher_features: tuple[Tensor, ...] | None = None
+    pixel_predictions: Tensor | None = None
+    bool_masked_pos: Tensor | None = None
+
+
+class HGKDForPreTraining(AttachedTeacherMixin, PreTrainedModel):
+    """Student, prediction heads and, attached from outside, a teacher.
+
+    Example:
+        >>> teacher = PatchTeacher.from_pretrained("facebook/dinov2-small", image_size=196)
+        >>> config = HGKDConfig.for_teacher(teacher, SparseUNetConfig(), image_size=224)
+        >>> model = HGKDForPreTraining(config).attach_teacher(teacher)
+        >>> model(pixel_values).loss.backward()
+    """
+
+    config_class = HGKDConfig
+    base_model_prefix = "student"
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
+    input_modalities = ("image",)
+
+    def __init__(self, config: HGKDConfig):
+        super().__init__(config)
+        self.student = SparseUNetModel(config.student_config)
+        width = config.student_config.decoder_widths[config.student_config.decoder_stride]
+        if config.feature_weight:
+            if not config.teacher_hidden_sizes:
+                raise ValueError(
+                    "feature_weight is above 0, but no teacher_hidden_sizes are known: build the config with "
+                    "HGKDConfig.for_teacher(teacher, ...), or set feature_weight to 0 and pixel_weight to 1."
+                )
+            # Pixels of a token over pixels of a decoder position: 1 for the truncated decoder.
+            kernel = config.student_config.cell_size * config.cell_grid[0] // config.teacher_grid[0]
+            kernel //= config.student_config.decoder_stride
+            self.feature_heads = nn.ModuleList(
+                nn.Conv2d(width, size, kernel, stride=kernel) for size in config.teacher_hidden_sizes
+            )
+        if config.pixel_weight:
+            self.pixel_head = nn.Conv2d(width, config.student_config.num_channels, 1)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, nn.Conv2d):
+            init.trunc_normal_(module.weight, std=self.config.student_config.initializer_range)
+
+    def check_teacher(self, teacher: PatchTeacher) -> None:
+        """Raise `ValueError` if `teacher` does not give the features that the heads predict."""
+        for name in ("hidden_sizes", "grid", "teacher_input"):
+            field = name if name == "teacher_input" else f"teacher_{name}"
+            wanted, given = getattr(self.config, field), getattr(teacher, name)
+            if (tuple(wanted or ()) if name != "teacher_input" else wanted) != given:
+                raise ValueError(
+                    f"the teacher's {name} is {given}, but this model was built for {wanted} ({field}): "
+                    f"load the teacher with the model's layers {tuple(self.config.teacher_layers)}, "
+                    f"image_size {self.config.teacher_image_size} and teacher_input {self.config.teacher_input!r}."
+                )
+
+    def image_features(self, pixel_values: Tensor) -> Tensor:
+        """The student's feature vectors (B, C) of images (B, 3, H, W), for evaluation."""
+        return self.student.image_features(pixel_values)
+
+    def to_native(self) -> PreTrainedModel:
+        """The student's encoder as a stock transformers model; a copy, in eval mode."""
+        return self.student.to_native()
+
+    def forward(self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None, **kwargs) -> HGKDOutput:
+        """Mask, encode, decode, and compare with teacher and pixels.
+
+        Args:
+            pixel_values: (B, 3, H, W), normalised with `config.image_mean` and `config.image_std`.
+            bool_masked_pos: (B, gh, gw) bool, True = hidden; by default drawn from torch's global generator.
+
+        Raises:
+            RuntimeError: the feature term is wanted, but no teacher is attached.
+            ValueError: image and mask do not fit.
+        """
+        config = self.config
+        if bool_masked_pos is None:
+            masks = [random_cell_mask(config.cell_grid, config.mask_ratio) for _ in pixel_values]
+            bool_masked_pos = torch.stack(masks).to(pixel_values.device)
+        targets = self.teach(pixel_values, bool_masked_pos).feature_maps if config.feature_weight else None
+        decoded = self.student(pixel_values, bool_masked_pos).last_hidden_state
+
+        loss, terms = 0.0, {}
+        if targets is not None:
+            hidden = expand_mask(bool_masked_pos, targets[0].shape[-2:]) if config.positions == "masked" else None
+            terms["feature_predictions"] = tuple(head(decoded) for head in self.feature_heads)
+            losses = [
+                feature_regression_loss(prediction, target, hidden, config.loss, config.smooth_l1_beta)
+                for prediction, target in zip(terms["feature_predictions"], targets)
+            ]
+            terms["feature_loss"] = torch.stack(losses).mean()
+            loss = loss + config.feature_weight * terms["feature_loss"]
+        if config.pixel_weight:
+            terms["pixel_predictions"] = self.pixel_head(decoded)
+            terms["pixel_loss"] = pixel_reconstruction_loss(terms["pixel_predictions"], pixel_values, bool_masked_pos)
+            loss = loss + config.pixel_weight * terms["pixel_loss"]
+        return HGKDOutput(loss=loss, teacher_features=targets, bool_masked_pos=bool_masked_pos, **terms)

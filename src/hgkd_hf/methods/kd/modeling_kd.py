@@ -1,0 +1,126 @@
+"""Baselines: an image classifier that learns from labels and one classical objective of distillation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers.utils import ModelOutput
+
+from ...objectives.contrastive import ContrastiveLoss
+from ...objectives.decoupled import decoupled_distillation_loss
+from ...objectives.hints import HintLoss
+from ...objectives.logit_distillation import soft_distillation_loss
+from ...students.classifier_layers import logits_and_maps, student_layers
+from ..base.attached_teacher import Teacher
+from ..base.image_classification import ImageClassificationDistiller, resize_map
+from .configuration_kd import KDConfig
+
+
+@dataclass
+class KDOutput(ModelOutput):
+    """Output of `KDForImageClassification`; scalars beside `loss` are its named terms, before their weights.
+
+    Args:
+        loss: scalar, the weighted sum of the terms.
+        label_loss: scalar, cross-entropy with the labels; None with weight 0.
+        distillation_loss: scalar, the objective; None for `"labels"`.
+        logits: (B, num_labels), the student's.
+    """
+
+    loss: Tensor | None = None
+    label_loss: Tensor | None = None
+    distillation_loss: Tensor | None = None
+    logits: Tensor | None = None
+
+
+class KDForImageClassification(ImageClassificationDistiller):
+    """A stock image classifier as student, a regressor or projections where the objective has some, and a teacher.
+
+    Example:
+        >>> teacher = ClassifierTeacher.from_pretrained("microsoft/resnet-50")
+        >>> model = KDForImageClassification(KDConfig.for_teacher(teacher, student_config)).attach_teacher(teacher)
+        >>> model(pixel_values, labels).loss.backward()
+    """
+
+    config_class = KDConfig
+
+    def __init__(self, config: KDConfig):
+        super().__init__(config)
+        self.layers = []
+        if config.objective in ("hint", "contrastive"):
+            if config.teacher_hidden_size is None:
+                raise ValueError(
+                    f"objective {config.objective!r} needs teacher_hidden_size: build the config with "
+                    f"KDConfig.for_teacher(teacher, ...)."
+                )
+            self.layers = [student_layers(config.student_config)[config.student_layer]]
+            widths = self.layers[0].channels, config.teacher_hidden_size
+            if config.objective == "hint":
+                self.hint = HintLoss(*widths)
+            else:
+                self.contrastive = ContrastiveLoss(*widths, temperature=config.temperature, gather=config.gather)
+        self.post_init()
+
+    def check_teacher(self, teacher: Teacher) -> None:
+        """Raise `ValueError` if `teacher` has other classes, or a map of other width, than the objective compares."""
+        if self.config.objective in ("kd", "dkd"):
+            self.check_teacher_classes(teacher, f"objective is {self.config.objective!r}")
+        elif self.layers and teacher.hidden_sizes[-1] != self.config.teacher_hidden_size:
+            raise ValueError(
+                f"the last of the teacher's hidden_sizes is {teacher.hidden_sizes[-1]}, but this model was built for "
+                f"{self.config.teacher_hidden_size} (teacher_hidden_size)."
+            )
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs) -> KDOutput:
+        """Classify, and compare with labels and teacher.
+
+        Args:
+            pixel_values: (B, 3, H, W), normalised with `config.image_mean` and `config.image_std`.
+            labels: (B,) long, or, but for `"dkd"`, (B, num_labels) probabilities; not needed with label_weight 0.
+
+        Raises:
+            RuntimeError: a teacher is wanted, but not attached.
+            ValueError: labels are missing, or mixed where single ones are needed.
+        """
+        config = self.config
+        single = config.objective == "dkd"
+        if (labels is None and (single or config.label_weight)) or (single and labels.dim() != 1):
+            given = None if labels is None else tuple(labels.shape)
+            raise ValueError(
+                f"labels {given} must be (B,) with objective {config.objective!r} and label_weight "
+                f"{config.label_weight}" + ("." if single else ", or (B, num_labels).")
+            )
+        target = None if config.objective == "labels" else self.teach(pixel_values)
+        logits, maps = logits_and_maps(self.student, pixel_values, self.layers)
+
+        loss, terms = 0.0, {}
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            if config.label_weight:
+                terms["label_loss"] = F.cross_entropy(logits.float(), labels)
+                loss = loss + config.label_weight * terms["label_loss"]
+            if target is not None:
+                terms["distillation_loss"] = self._distill(logits.float(), maps, target, labels)
+                loss = loss + config.distillation_weight * terms["distillation_loss"]
+        return KDOutput(loss=loss, logits=logits, **terms)
+
+    def _distill(self, logits: Tensor, maps: tuple[Tensor, ...], target: ModelOutput, labels: Tensor) -> Tensor:
+        config = self.config
+        if config.objective == "kd":
+            return soft_distillation_loss(logits, target.logits, config.temperature)
+        if config.objective == "dkd":
+            return decoupled_distillation_loss(
+                logits,
+                target.logits,
+                labels,
+                alpha=config.target_class_weight,
+                beta=config.other_classes_weight,
+                temperature=config.temperature,
+            )["loss"]
+        feature_map, target_map = maps[0].float(), target.feature_maps[-1]
+        if config.objective == "contrastive":
+            return self.contrastive(feature_map.mean((2, 3)), target_map.mean((2, 3)))["loss"]
+        grid = [min(sides) for sides in zip(feature_map.shape[-2:], target_map.shape[-2:])]
+        return self.hint(resize_map(feature_map, grid), resize_map(target_map, grid))

@@ -1,0 +1,134 @@
+"""MSDCRD: local regions of the student's last map, at several scales, find their own in the teacher's.
+
+An independent reading of the abstract of arXiv:2502.05835; what it leaves open is a field of `MSDCRDConfig`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.utils import ModelOutput
+
+from ...objectives.multi_scale_contrastive import multi_scale_contrastive_loss
+from ...students.classifier_layers import logits_and_maps, student_layers
+from ..base.attached_teacher import Teacher
+from ..base.image_classification import ImageClassificationDistiller, resize_map
+from .configuration_msdcrd import MSDCRDConfig
+
+
+@dataclass
+class MSDCRDOutput(ModelOutput):
+    """Output of `MSDCRDForImageClassification`; scalars beside `loss` are its named terms, before their weights.
+
+    Args:
+        loss: scalar, the weighted sum of the terms.
+        label_loss: scalar, cross-entropy with the labels.
+        sample_wise, feature_wise: scalars, the contrastive terms.
+        ramp: scalar in (0, 1], the factor of both contrastive weights while they warm up.
+        logits: (B, num_labels), the student's.
+    """
+
+    loss: Tensor | None = None
+    label_loss: Tensor | None = None
+    sample_wise: Tensor | None = None
+    feature_wise: Tensor | None = None
+    ramp: Tensor | None = None
+    logits: Tensor | None = None
+
+
+class MSDCRDForImageClassification(ImageClassificationDistiller):
+    """A stock image classifier as student, a projector where channels differ and, attached from outside, a teacher.
+
+    An independent reading of the abstract of arXiv:2502.05835. CNN and ViT may stand on either side: the student's
+    map is resized to the teacher's grid.
+
+    Example:
+        >>> teacher = ClassifierTeacher.from_pretrained("microsoft/resnet-50")
+        >>> config = MSDCRDConfig.for_teacher(teacher, student_config, warmup_batches=1000)
+        >>> model = MSDCRDForImageClassification(config).attach_teacher(teacher)
+        >>> model(pixel_values, labels).loss.backward()
+    """
+
+    config_class = MSDCRDConfig
+
+    def __init__(self, config: MSDCRDConfig):
+        super().__init__(config)
+        if config.teacher_hidden_size is None:
+            raise ValueError(
+                "no teacher_hidden_size is known: build the config with MSDCRDConfig.for_teacher(teacher, ...)."
+            )
+        self.layer = student_layers(config.student_config)[-1]
+        same = self.layer.channels == config.teacher_hidden_size
+        self.projector = nn.Identity() if same else nn.Conv2d(self.layer.channels, config.teacher_hidden_size, 1)
+        # Saved with the weights, so that a run that resumes finds its weights where they were.
+        self.register_buffer("batches_seen", torch.zeros((), dtype=torch.int64))
+        self.post_init()
+
+    def check_teacher(self, teacher: Teacher) -> None:
+        """Raise `ValueError` if `teacher` has another width, or cannot classify the regions that are selected."""
+        config = self.config
+        if teacher.hidden_sizes[-1] != config.teacher_hidden_size:
+            raise ValueError(
+                f"the last of the teacher's hidden_sizes is {teacher.hidden_sizes[-1]}, but this model was built for "
+                f"{config.teacher_hidden_size} (teacher_hidden_size)."
+            )
+        if config.selection == "all":
+            return
+        if not getattr(teacher, "classifies_regions", False):
+            raise ValueError(
+                f"selection is {config.selection!r}, but this teacher cannot classify regions: attach a "
+                f"ClassifierTeacher with one linear classifier, or set selection to 'all'."
+            )
+        self.check_teacher_classes(teacher, f"selection is {config.selection!r}")
+
+    @property
+    def ramp(self) -> Tensor:
+        """The factor of the contrastive weights at the next training batch, () float32 in (0, 1]."""
+        return ((self.batches_seen + 1) / max(1, self.config.warmup_batches)).clamp(max=1)
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs) -> MSDCRDOutput:
+        """Classify, and compare regions with the teacher's; in training mode, count the batch for the warm-up.
+
+        Args:
+            pixel_values: (B, 3, H, W), normalised with `config.image_mean` and `config.image_std`.
+            labels: (B,) long, or (B, num_labels) probabilities where neither selection nor negatives ask for labels.
+
+        Raises:
+            RuntimeError: no teacher is attached.
+            ValueError: labels are missing, or mixed where single ones are needed.
+        """
+        config = self.config
+        single = config.selection != "all" or config.exclude_same_label
+        if labels is None or (single and labels.dim() != 1):
+            given = None if labels is None else tuple(labels.shape)
+            raise ValueError(
+                f"labels {given} must be (B,) with selection {config.selection!r} and exclude_same_label "
+                f"{config.exclude_same_label}" + ("." if single else ", or (B, num_labels).")
+            )
+        target = self.teach(pixel_values).feature_maps[-1]
+        logits, (feature_map,) = logits_and_maps(self.student, pixel_values, [self.layer])
+        projected = self.projector(feature_map)
+
+        with torch.autocast(pixel_values.device.type, enabled=False):
+            contrastive = multi_scale_contrastive_loss(
+                resize_map(projected, target.shape[-2:]),
+                target,
+                layout=config.layout,
+                selection=config.selection,
+                classifier=None if config.selection == "all" else self.teacher.classify,
+                labels=labels if single else None,
+                exclude_same_label=config.exclude_same_label,
+                temperature=config.temperature,
+                sample_weight=config.sample_weight,
+                feature_weight=config.feature_weight,
+                gather=config.gather,
+            )
+            label_loss = F.cross_entropy(logits.float(), labels)
+        ramp = self.ramp
+        loss = label_loss + ramp * contrastive.pop("loss")
+        if self.training:
+            self.batches_seen += 1
+        return MSDCRDOutput(loss=loss, label_loss=label_loss, ramp=ramp, logits=logits, **contrastive)

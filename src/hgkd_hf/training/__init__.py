@@ -1,0 +1,1 @@
+"""The training loop: arguments, trainer, callbacks and the memory estimate."""
