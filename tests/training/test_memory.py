@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from transformers.utils import ModelOutput
 
-from hgkd_hf import memory
 from hgkd_hf.data import collate
+from hgkd_hf.training import memory_estimate as memory
 from hgkd_hf.training.memory_estimate import MemoryEstimate, estimate_memory, free_memory, gigabytes
 
 CPU = torch.device("cpu")

@@ -6,9 +6,9 @@ import pytest
 import torch
 import yaml
 
-from hgkd_hf import arguments as module
 from hgkd_hf.cli.recipe import parse_recipe, to_recipe
 from hgkd_hf.data import collate
+from hgkd_hf.training import arguments as module
 from hgkd_hf.training.arguments import DistillationArguments
 from hgkd_hf.training.memory_estimate import MemoryEstimate
 from hgkd_hf.training.trainer import DistillationTrainer
