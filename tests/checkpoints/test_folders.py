@@ -5,13 +5,12 @@ import json
 import pytest
 
 from hgkd_hf.checkpoints.folders import (
-    complete_checkpoint,
-    fault,
     list_checkpoints,
     newest_checkpoint,
     prune_checkpoints,
     remove_partial,
 )
+from hgkd_hf.checkpoints.whole_folders import complete_folder, fault
 
 
 def write(run, step, text="weights"):
@@ -19,7 +18,7 @@ def write(run, step, text="weights"):
     (partial / "part").mkdir(parents=True)
     (partial / "model.safetensors").write_text(text)
     (partial / "part" / "state.json").write_text("{}")
-    return complete_checkpoint(partial)
+    return complete_folder(partial)
 
 
 def steps(run):

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from toy_run import Lives, facts, kill, write_images
 
-from hgkd_hf.checkpoints.folders import fault, list_checkpoints
+from hgkd_hf.checkpoints.folders import list_checkpoints
+from hgkd_hf.checkpoints.whole_folders import fault
 
 
 def torture(lives: Lives, folder: Path, kills: int, chance: random.Random, world: int, **settings) -> tuple[int, int]:

@@ -6,11 +6,7 @@ SHA-256. While it is written its name ends in `.partial`; the rename is the mome
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -19,12 +15,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from .whole_folders import PARTIAL, fault, is_full_disk
+
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-PARTIAL = ".partial"
 _NAME = re.compile(r"checkpoint-(\d+)")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RunStopped(RuntimeError):
@@ -43,32 +38,6 @@ def list_checkpoints(run: str | Path) -> list[Path]:
     return sorted(found, key=checkpoint_step)
 
 
-def fault(folder: str | Path, *, checksums: bool = True) -> str | None:
-    """What is wrong with a checkpoint, in words, or None.
-
-    Args:
-        folder: the checkpoint.
-        checksums: read every byte; without, names and sizes alone are compared.
-    """
-    folder = Path(folder)
-    try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-        for name, entry in files.items():
-            path = folder / name
-            if not path.is_file():
-                return f"{name} is missing"
-            size = path.stat().st_size
-            if size != entry["size"]:
-                return f"{name} has {size} bytes instead of {entry['size']}"
-            if checksums and _sha256(path) != entry["sha256"]:
-                return f"{name} has another checksum than when it was written"
-    except FileNotFoundError:
-        return f"it has no {MANIFEST}"
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return f"its {MANIFEST} is not readable"
-    return None
-
-
 def newest_checkpoint(run: str | Path) -> Path | None:
     """The newest whole checkpoint of a run, or None; damaged ones that are newer are named in the log."""
     for folder in reversed(list_checkpoints(run)):
@@ -83,31 +52,6 @@ def remove_partial(run: str | Path) -> None:
     """Delete what a killed process had not finished writing."""
     for path in Path(run).glob(f"checkpoint-*{PARTIAL}"):
         shutil.rmtree(path)
-
-
-def complete_checkpoint(partial: Path) -> Path:
-    """Turn a folder whose name ends in `.partial` and whose files are all written into a checkpoint.
-
-    Its files are flushed to the disk before the rename, so that a power failure leaves either the whole checkpoint or
-    none. A folder that already has the name, damaged or written by a life before this one, gives way.
-    """
-    final = partial.with_name(partial.name.removesuffix(PARTIAL))
-    paths = sorted(path for path in partial.rglob("*") if path.is_file())
-    entries = {}
-    for path in paths:
-        _flush(path)
-        entries[path.relative_to(partial).as_posix()] = {"size": path.stat().st_size, "sha256": _sha256(path)}
-    manifest = partial / MANIFEST
-    manifest.write_text(json.dumps({"version": 1, "files": entries}, indent=2) + "\n", encoding="utf-8")
-    _flush(manifest)
-    for folder in (partial, *(path for path in partial.rglob("*") if path.is_dir())):
-        _flush(folder)
-    replaced = final.rename(final.with_name(f"{final.name}.replaced{PARTIAL}")) if final.exists() else None
-    partial.rename(final)
-    _flush(final.parent)
-    if replaced is not None:
-        shutil.rmtree(replaced)
-    return final
 
 
 def prune_checkpoints(run: str | Path, limit: int | None, best_step: int | None = None) -> None:
@@ -144,9 +88,7 @@ def full_disk_in_words(run: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        # safetensors hands the operating system's error on as text alone.
-        numbers = [getattr(error, "errno", None), *map(int, re.findall(r"os error (\d+)", str(error)))]
-        if not set(numbers) & set(_FULL):
+        if not is_full_disk(error):
             raise
         remove_partial(run)
         last = newest_checkpoint(run)
@@ -155,17 +97,3 @@ def full_disk_in_words(run: str | Path) -> Iterator[None]:
             f"the disk of {run} is full, no checkpoint can be written; {place}: free some space, or lower "
             "--save_total_limit, and go on with --resume."
         ) from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Have the disk keep a file's content, or a folder's entries."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

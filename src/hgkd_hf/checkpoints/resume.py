@@ -19,15 +19,14 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
 from .folders import (
-    PARTIAL,
     checkpoint_step,
-    complete_checkpoint,
     full_disk_in_words,
     newest_checkpoint,
     prune_checkpoints,
     remove_partial,
 )
 from .state_files import load_state, save_state
+from .whole_folders import PARTIAL, complete_folder
 
 # A whole state dict on the CPU, from parameters that FSDP2 shares out among the processes.
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -81,7 +80,7 @@ class ResumableTrainer(Trainer):
                 self.state.save_to_json(str(partial / "trainer_state.json"))
             self.accelerator.wait_for_everyone()
             if main:
-                complete_checkpoint(partial)
+                complete_folder(partial)
                 prune_checkpoints(run, self.args.save_total_limit, best)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:

@@ -15,7 +15,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ..checkpoints.folders import PARTIAL, fault, remove_partial
+from ..checkpoints.folders import remove_partial
+from ..checkpoints.whole_folders import PARTIAL, fault
 from .publishing import LAST_CHECKPOINT
 from .push import explain, httpx
 

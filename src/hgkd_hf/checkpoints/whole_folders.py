@@ -1,0 +1,87 @@
+"""Folders that are whole or not there: written aside, named with sizes and checksums in a manifest, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+MANIFEST = "manifest.json"
+PARTIAL = ".partial"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def fault(folder: str | Path, *, checksums: bool = True) -> str | None:
+    """What is wrong with a folder, in one clause, or None.
+
+    Args:
+        folder: one that `complete_folder` completed.
+        checksums: read every byte; without, names and sizes alone are compared.
+    """
+    folder = Path(folder)
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        for name, entry in files.items():
+            path = folder / name
+            if not path.is_file():
+                return f"{name} is missing"
+            size = path.stat().st_size
+            if size != entry["size"]:
+                return f"{name} has {size} bytes instead of {entry['size']}"
+            if checksums and _sha256(path) != entry["sha256"]:
+                return f"{name} has another checksum than when it was written"
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}"
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return f"its {MANIFEST} is not readable"
+    return None
+
+
+def complete_folder(partial: Path) -> Path:
+    """Turn a folder whose name ends in `.partial` and whose files are all written into a whole one.
+
+    Its files are flushed to the disk before the rename, so that a power failure leaves either the whole folder or
+    none. A folder that already has the name, damaged or written by a life before this one, is replaced.
+    """
+    final = partial.with_name(partial.name.removesuffix(PARTIAL))
+    paths = sorted(path for path in partial.rglob("*") if path.is_file())
+    entries = {}
+    for path in paths:
+        _flush(path)
+        entries[path.relative_to(partial).as_posix()] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+    manifest = partial / MANIFEST
+    manifest.write_text(json.dumps({"version": 1, "files": entries}, indent=2) + "\n", encoding="utf-8")
+    _flush(manifest)
+    for folder in (partial, *(path for path in partial.rglob("*") if path.is_dir())):
+        _flush(folder)
+    replaced = final.rename(final.with_name(f"{final.name}.replaced{PARTIAL}")) if final.exists() else None
+    partial.rename(final)
+    _flush(final.parent)
+    if replaced is not None:
+        shutil.rmtree(replaced)
+    return final
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether an error says that the disk, or the user's quota on it, is full."""
+    # safetensors passes the operating system's error on as text alone.
+    numbers = [getattr(error, "errno", None), *map(int, re.findall(r"os error (\d+)", str(error)))]
+    return bool(set(numbers) & set(_FULL))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Have the disk keep a file's content, or a folder's entries."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
