@@ -165,11 +165,15 @@ def test_two_processes_evaluate_every_image_once(rectangles, student_folder, tmp
         ("image-classification", {"model": "no-such-folder"}, "'no-such-folder' is neither a folder nor a Hub id"),
         ("image-classification", {"model": "no/such/folder"}, "student 'no/such/folder' cannot be loaded: "),
         ("semantic-segmentation", {"class_names": None}, "name them with --class_names"),
-        ("semantic-segmentation", {"ignore_index": 255}, "the mask holds class 2, but there are 2"),
+        (
+            "semantic-segmentation",
+            {"ignore_index": 255},
+            "16 of all 16 masks hold values of no class (5.0% of the pixels): 2",
+        ),
         (
             "object-detection",
             {"target_column": "mask", "class_names": ["a", "b"]},
-            "objects must be {'bbox': [...], 'category': [...]} (--target_column)",
+            "16 of all 16 rows cannot be used. The first: row 0: objects must be {'bbox': [...], 'category': [...]} or a",
         ),
         ("image-classification", {"layer_decay": 0}, "layer_decay is 0.0, but it must be above 0"),
         ("image-classification", {"eval_split": "validation"}, "has no split 'validation'"),

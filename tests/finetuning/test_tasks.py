@@ -1,4 +1,3 @@
-import io
 import json
 import re
 
@@ -12,6 +11,7 @@ from hgkd_hf import SparseUNetForSemanticSegmentation, SparseUNetModel
 from hgkd_hf.cli.choices import parse_task
 from hgkd_hf.finetuning import ImageClassification, ObjectDetection, SemanticSegmentation
 from hgkd_hf.finetuning.classification import soft_cross_entropy
+from hgkd_hf.finetuning.masks import IGNORED
 
 
 @pytest.fixture
@@ -32,12 +32,6 @@ def detection(rectangles):
         return ObjectDetection(str(rectangles), str(model), **defaults | settings)
 
     return build
-
-
-def jpeg_mask(classes: np.ndarray) -> dict:
-    buffer = io.BytesIO()
-    Image.fromarray(classes).save(buffer, "PNG")
-    return {"bytes": buffer.getvalue(), "path": None}
 
 
 def test_soft_labels_of_whole_classes_are_plain_cross_entropy():
@@ -109,10 +103,10 @@ def test_masks_are_batched_with_padding_and_ignored_pixels(segmentation):
     batch = task.collate([dataset[index] for index in range(4)])
     assert batch["pixel_values"].shape == (4, 3, 64, 96)
     assert batch["labels"].shape == (4, 64, 96)
-    assert set(batch["labels"].unique().tolist()) == {0, 1, 255}
+    assert set(batch["labels"].unique().tolist()) == {0, 1, IGNORED}
     outside = (batch["pixel_values"] == 0).all(1)  # the mean colour
-    assert (batch["labels"][outside] == 255).float().mean() > 0.99
-    assert (batch["labels"] == 255).float().mean() > 0.6  # at 0.4 to 0.6 of each side at most 36 % is image
+    assert (batch["labels"][outside] == IGNORED).float().mean() > 0.99
+    assert (batch["labels"] == IGNORED).float().mean() > 0.6  # at 0.4 to 0.6 of each side at most 36 % is image
     dataset.set_epoch(1)
     assert not torch.equal(dataset[0]["labels"], batch["labels"][0])
     dataset.set_epoch(0)
@@ -133,25 +127,9 @@ def test_masks_of_unequal_sizes_are_evaluated_at_their_own(segmentation):
 
 def test_segmentation_score_by_hand(segmentation):
     prediction = np.array([[0, 0, 1, 1]], dtype=np.uint8)
-    reference = np.array([[0, 1, 1, 255]], dtype=np.uint8)
+    reference = np.array([[0, 1, 1, IGNORED]])
     score = segmentation().score([(prediction, reference)])
     assert score == pytest.approx({"mean_iou": 0.5, "iou_ground": 0.5, "iou_thing": 0.5})
-
-
-@pytest.mark.parametrize(
-    ("mask", "message"),
-    [
-        (
-            np.full((4, 6), 3, np.uint8),
-            "the mask holds class 3, but there are 2: name more --class_names, or set --ign",
-        ),
-        (np.zeros((4, 6, 3), np.uint8), "the mask has mode RGB, but a single band of classes is needed"),
-        (np.zeros((6, 4), np.uint8), "the mask has 4x6 pixels, the image 6x4: they must agree"),
-    ],
-)
-def test_unfit_masks_are_named(segmentation, mask, message):
-    with pytest.raises(ValueError, match=re.escape(f"row 5: {message}")):
-        segmentation().read_mask(jpeg_mask(mask), Image.new("RGB", (6, 4)), "row 5")
 
 
 def test_boxes_are_clipped_and_left_out(detection):
@@ -162,22 +140,6 @@ def test_boxes_are_clipped_and_left_out(detection):
     assert classes.tolist() == [0, 1]
     boxes, classes = detection().read_objects({"bbox": [], "category": []}, image, "row 0")
     assert (boxes.shape, classes.shape) == ((0, 4), (0,))
-
-
-@pytest.mark.parametrize(
-    ("objects", "message"),
-    [
-        ({"bbox": [[0, 0, 5, 5]], "category": [2]}, "categories go from 2 to 2, but there are 2 classes"),
-        ({"bbox": [[0, 0, -5, 5]], "category": [0]}, "boxes must be finite x, y, width, height"),
-        ({"bbox": [[0, 0, float("nan"), 5]], "category": [0]}, "boxes must be finite x, y, width, height"),
-        ({"bbox": [[0, 0, 5]], "category": [0]}, "boxes must be finite x, y, width, height"),
-        ({"bbox": [[0, 0, 5, 5]], "category": [0, 1]}, "has 1 boxes, but 2 categories"),
-        ({"boxes": []}, "objects must be {'bbox': [...], 'category': [...]}"),
-    ],
-)
-def test_unfit_objects_are_named(detection, objects, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        detection().read_objects(objects, Image.new("RGB", (80, 60)), "row 3")
 
 
 def test_training_boxes_are_shares_of_the_canvas(detection):

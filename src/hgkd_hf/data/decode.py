@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
@@ -44,16 +46,49 @@ def decode_image(
         CorruptImageError: there is no image, it is broken, of an unknown format, or has more than `MAX_PIXELS`.
         OSError: a remote path cannot be read. A network failure says nothing about the image.
     """
-    path = value.get("path") if isinstance(value, dict) else None
-    name = f"{name} ({path})" if name and path else name or path or "an image"
-    try:
-        image = value if isinstance(value, Image.Image) else Image.open(_open(value))
-        if image.width * image.height > MAX_PIXELS:
-            raise CorruptImageError(f"its {image.width}x{image.height} pixels are more than {MAX_PIXELS}")
+    name = _name(value, name)
+    with _as_corrupt(name):
+        image = _open_within_bound(value)
         if min_side is not None and image.format in ("JPEG", "MPO"):
             image.draft(None, (min_side, min_side))
         image.load()
         return _to_rgb(_upright(image))
+
+
+def open_image(value: dict | bytes | Image.Image | None, *, name: str | None = None) -> Image.Image:
+    """Open an image without decoding its pixels: its format, mode, stored size and EXIF data are known.
+
+    Args:
+        value: as for `decode_image`.
+        name: what an error calls the image.
+
+    Raises:
+        CorruptImageError: there is no image, its header is broken, or it has more than `MAX_PIXELS`.
+        OSError: a remote path cannot be read.
+    """
+    with _as_corrupt(_name(value, name)):
+        return _open_within_bound(value)
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an opened image, 1 (upright) to 8; unreadable EXIF data, common in the wild, is 1."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except Exception:
+        return 1
+    return orientation if orientation in _ORIENTATIONS else 1
+
+
+def _name(value: dict | bytes | Image.Image | None, name: str | None) -> str:
+    path = value.get("path") if isinstance(value, dict) else None
+    return f"{name} ({path})" if name and path else name or path or "an image"
+
+
+@contextmanager
+def _as_corrupt(name: str) -> Iterator[None]:
+    """Whatever Pillow raises for a broken file becomes one sentence about `name`."""
+    try:
+        yield
     except _RemoteError as error:
         raise error.__cause__ from None
     except UnidentifiedImageError as error:
@@ -61,6 +96,13 @@ def decode_image(
     except Exception as error:  # broken files make Pillow's readers fail in every way, from SyntaxError to KeyError
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise CorruptImageError(f"{name} cannot be decoded: {reason}.") from error
+
+
+def _open_within_bound(value: dict | bytes | Image.Image | None) -> Image.Image:
+    image = value if isinstance(value, Image.Image) else Image.open(_open(value))
+    if image.width * image.height > MAX_PIXELS:
+        raise CorruptImageError(f"its {image.width}x{image.height} pixels are more than {MAX_PIXELS}")
+    return image
 
 
 class _RemoteError(Exception):
@@ -85,12 +127,8 @@ def _open(value: dict | bytes | None) -> io.BytesIO | Path:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation; unreadable EXIF data, common in the wild, counts as none."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
-    except Exception:
-        return image
-    return image.transpose(_ORIENTATIONS[orientation]) if orientation in _ORIENTATIONS else image
+    orientation = exif_orientation(image)
+    return image if orientation == 1 else image.transpose(_ORIENTATIONS[orientation])
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +20,7 @@ from ..data import DistillationDataset, ImageSource, decode_image, sample_genera
 from ..students.features import feature_scales
 from ..students.sparse_unet import SparseUNetConfig
 from .geometry import Placement
+from .survey import Survey
 from .task import Task
 
 STRIDE = 32  # of the coarsest map of the usual encoders: the heads add maps up that must fit each other
@@ -55,21 +56,44 @@ class DenseTask(Task):
         """(height, width) of the canvas."""
         return self.image_size[0], self.image_size[-1]
 
+    @property
+    def column(self) -> str:
+        """The column of the targets."""
+        return self.target_column or self.default_target_column
+
     def class_names_of(self, source: ImageSource) -> Sequence[str] | None:
         """None: a column of classes of whole images does not name those of pixels."""
         return None
 
     @abstractmethod
-    def train_sample(self, image: Image.Image, target: Any, place: Placement, name: str) -> dict[str, Any]:
-        """`labels` of an image that was placed on the canvas; `name` is what an error calls the row."""
+    def survey(self, source: ImageSource) -> Survey:
+        """What looks at the annotations of a split before it is used."""
 
     @abstractmethod
-    def eval_sample(self, image: Image.Image, target: Any, name: str) -> dict[str, Any]:
+    def target_reader(self, source: ImageSource) -> Callable[[Any, Image.Image, str], Any]:
+        """What decodes a row's target and checks it against its upright image; the text is what errors call the row.
+
+        It raises `CorruptImageError` for a target that cannot be used, and the row is skipped.
+        """
+
+    @abstractmethod
+    def train_sample(self, target: Any, place: Placement) -> dict[str, Any]:
+        """`labels` of an image that was placed on the canvas."""
+
+    @abstractmethod
+    def eval_sample(self, target: Any, image: Image.Image) -> dict[str, Any]:
         """`labels` in the image's own pixels."""
 
     def samples(self, source: ImageSource, train: bool, seed: int, skipped_log: Path | None) -> Dataset:
-        """Samples with `pixel_values` (3, H, W) and `labels`."""
-        return DenseDataset(self, source, train, seed, skipped_log)
+        """Samples with `pixel_values` (3, H, W) and `labels`.
+
+        Raises:
+            ValueError: there is no column of targets, or a look at some hundred of them finds them unfit.
+        """
+        dataset = DenseDataset(self, source, train, seed, skipped_log)
+        where = f"split {source.split!r} of {source.name!r}"
+        self.survey(source).run(dataset.rows, source.image_column, self.column, where, train)
+        return dataset
 
     def pixels(self, image: Image.Image, place: Placement) -> Tensor:
         """(3, H, W) float32, normalised; 0 where the image is not."""
@@ -91,7 +115,7 @@ class DenseTask(Task):
 
 
 class DenseDataset(DistillationDataset):
-    """An image and its target in one further column; bad images are skipped as in the parent class.
+    """An image and its target in one further column; rows of which either is unusable are skipped, counted and named.
 
     Raises:
         ValueError: there is no such column.
@@ -99,28 +123,32 @@ class DenseDataset(DistillationDataset):
 
     def __init__(self, task: DenseTask, source: ImageSource, train: bool, seed: int, skipped_log: Path | None):
         super().__init__(source, None, seed=seed, skipped_log=skipped_log)
-        features, column = source.dataset.features, task.target_column or task.default_target_column
+        features, column = source.dataset.features, task.column
         if column not in features:
             raise ValueError(
                 f"{source.name!r} has no column {column!r}: choose --target_column from {', '.join(features)}."
             )
-        self.task, self.train, self.column = task, train, column
+        self.task, self.train, self.read_target = task, train, task.target_reader(source)
         self.rows = source.dataset.select_columns([source.image_column, column])
         if isinstance(features[column], datasets.Image):
             self.rows = self.rows.cast_column(column, datasets.Image(decode=False))
 
-    def _decode(self, row: dict, index: int) -> Image.Image:
-        return decode_image(row[self.source.image_column], name=f"row {index}")  # whole: targets are in its pixels
+    def _decode(self, row: dict, index: int) -> tuple[Image.Image, Any]:
+        name = f"row {index}"
+        image = decode_image(row[self.source.image_column], name=name)  # whole: targets are in its pixels
+        return image, self.read_target(row[self.task.column], image, name)
 
-    def _sample(self, image: Image.Image, row: dict, index: int, key: int, epoch: int, purpose: str = "view") -> dict:
-        task, name = self.task, f"row {index}"
+    def _sample(
+        self, decoded: tuple[Image.Image, Any], row: dict, index: int, key: int, epoch: int, purpose: str = "view"
+    ) -> dict:
+        task, (image, target) = self.task, decoded
         if self.train:
             generator = sample_generator(self.seed, epoch, key, purpose)
             place = Placement.random(image, task.size, tuple(task.scale_range), task.flip_probability, generator)
-            sample = task.train_sample(image, row[self.column], place, name)
+            sample = task.train_sample(target, place)
         else:
             place = Placement.whole(image, task.size)
-            sample = task.eval_sample(image, row[self.column], name)
+            sample = task.eval_sample(target, image)
         return {"pixel_values": task.pixels(image, place), **sample, "sample_index": index}
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -14,9 +17,13 @@ from transformers import PreTrainedModel, RTDetrConfig, RTDetrForObjectDetection
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data import ImageSource
+from ..data.decode import CorruptImageError
 from ..students.features import feature_scales
+from .boxes import BOX_FORMATS, BoxSurvey, category_names, class_numbers, misfitting, read_objects, to_corners
 from .dense import DenseTask, backbone_config, load_backbone_weights
 from .geometry import Placement
+
+logger = logging.getLogger(__name__)
 
 FINEST_STRIDE = 8
 # Of a box that a random crop cuts, so much must remain; less is often not recognisable any more.
@@ -25,16 +32,28 @@ VISIBLE_SHARE = 0.3
 
 @dataclass
 class ObjectDetection(DenseTask):
-    """Boxes with a class; a row's objects are `{"bbox": [[x, y, width, height], ...], "category": [...]}`."""
+    """Boxes with a class; a row's objects are `{"bbox": [[x, y, width, height], ...], "category": [...]}` or alike."""
 
     main_metric: ClassVar[str] = "ap"
     default_target_column: ClassVar[str] = "objects"
+    _has_warned = False
 
+    box_format: str = field(
+        default="xywh",
+        metadata={
+            "help": "Of the stored boxes: x, y, width, height; corners; or centre and size; in pixels, or as "
+            f"shares of the image's sides: {', '.join(BOX_FORMATS)}."
+        },
+    )
     num_queries: int = field(default=300, metadata={"help": "Most boxes that an image can get."})
     decoder_layers: int = field(default=6, metadata={"help": "Of the detector's decoder."})
 
     def __post_init__(self):
         super().__post_init__()
+        if self.box_format not in BOX_FORMATS:
+            raise ValueError(
+                f"box_format is {self.box_format!r}: choose one of {', '.join(BOX_FORMATS)} (--box_format)."
+            )
         for library in ("scipy", *(("pycocotools",) if self.eval_split else ())):  # of the loss, of the evaluation
             if importlib.util.find_spec(library) is None:
                 raise ValueError(f"object-detection needs {library}: pip install 'hgkd_hf[detection]'.")
@@ -85,14 +104,21 @@ class ObjectDetection(DenseTask):
         )
 
     def class_names_of(self, source: ImageSource) -> Sequence[str] | None:
-        """Those of the objects' `category`."""
-        objects = source.dataset.features.get(self.target_column or self.default_target_column)
-        category = objects.get("category") if isinstance(objects, dict) else None
-        return getattr(getattr(category, "feature", None), "names", None)
+        """Those of the objects' categories; where these are strings, all of the split in alphabetical order."""
+        feature = source.dataset.features.get(self.column)
+        return None if feature is None else category_names(feature, source.dataset, self.column)
 
-    def train_sample(self, image: Image.Image, target: Any, place: Placement, name: str) -> dict[str, Any]:
+    def survey(self, source: ImageSource) -> BoxSurvey:
+        """Compares boxes with their images."""
+        return BoxSurvey(self.box_format, partial(self._read, own_names=self.own_names(source)))
+
+    def target_reader(self, source: ImageSource) -> Callable[[Any, Image.Image, str], tuple[Tensor, Tensor]]:
+        """`read_objects` with the classes as the split numbers them."""
+        return partial(self.read_objects, own_names=self.own_names(source))
+
+    def train_sample(self, target: tuple[Tensor, Tensor], place: Placement) -> dict[str, Any]:
         """`labels` as the model takes them: `class_labels` (N,), `boxes` (N, 4), centre and size in canvas sides."""
-        boxes, classes = self.read_objects(target, image, name)
+        boxes, classes = target
         placed = place.boxes(boxes)
         kept = areas(placed) >= VISIBLE_SHARE * areas(boxes) * place.rows.scale * place.columns.scale
         height, width = self.size
@@ -100,40 +126,74 @@ class ObjectDetection(DenseTask):
         boxes = torch.cat([(placed[:, :2] + placed[:, 2:]) / 2, placed[:, 2:] - placed[:, :2]], 1)
         return {"labels": {"class_labels": classes[kept], "boxes": boxes}}
 
-    def eval_sample(self, image: Image.Image, target: Any, name: str) -> dict[str, Any]:
+    def eval_sample(self, target: tuple[Tensor, Tensor], image: Image.Image) -> dict[str, Any]:
         """`labels`: `class_labels` (N,), `boxes` (N, 4) x1, y1, x2, y2 in the image's pixels, its `size` (h, w)."""
-        boxes, classes = self.read_objects(target, image, name)
+        boxes, classes = target
         size = torch.tensor([image.height, image.width])
         return {"labels": {"class_labels": classes, "boxes": boxes, "size": size}}
 
-    def read_objects(self, objects: Any, image: Image.Image, name: str) -> tuple[Tensor, Tensor]:
-        """A row's boxes (N, 4), x1, y1, x2, y2 in pixels, clipped to the image, and classes (N,).
+    def own_names(self, source: ImageSource) -> tuple[str, ...]:
+        """The classes by a split's own numbers, all of which the model knows by name.
+
+        Raises:
+            ValueError: the split names a class that the model does not have.
+        """
+        own = self.class_names_of(source)
+        if own is None or all(name.isdecimal() for name in own):  # numbers, which --class_names may name
+            return self.names
+        strange = [name for name in own if name not in self.names]
+        if strange:
+            raise ValueError(
+                f"split {source.split!r} of {source.name!r} has the class(es) {', '.join(strange)}, which are not "
+                f"among those of the model: {', '.join(self.names)} (--class_names)."
+            )
+        return tuple(own)
+
+    def read_objects(
+        self, objects: Any, image: Image.Image, name: str, own_names: Sequence[str] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """A row's boxes (N, 4) float32, x1, y1, x2, y2 in pixels, clipped to the image, and classes (N,) int64.
 
         A box of which less than a pixel lies in the image is left out.
 
+        Args:
+            objects: in a form that `boxes.read_objects` knows.
+            image: the upright image.
+            name: what an error calls the row.
+            own_names: the classes by the numbers of `objects`; None: those of the task.
+
         Raises:
-            ValueError: the row has another form, a box is no four finite numbers, or a class has no name.
+            CorruptImageError: the row has another form, a box is no four finite numbers or has a negative side, or a
+                category is no class.
         """
-        if not isinstance(objects, dict) or not {"bbox", "category"} <= objects.keys():
-            raise ValueError(f"{name}: objects must be {{'bbox': [...], 'category': [...]}} (--target_column).")
-        if len(objects["bbox"]) != len(objects["category"]):
-            raise ValueError(f"{name} has {len(objects['bbox'])} boxes, but {len(objects['category'])} categories.")
-        classes = torch.tensor(objects["category"], dtype=torch.int64)
-        if len(classes) == 0:
-            return torch.zeros(0, 4), classes
-        boxes = torch.tensor(objects["bbox"], dtype=torch.float32)
-        if boxes.shape[1] != 4 or not boxes.isfinite().all() or (boxes[:, 2:] < 0).any():
-            raise ValueError(f"{name}: boxes must be finite x, y, width, height in pixels, none below 0 in size.")
-        if classes.min() < 0 or classes.max() >= len(self.names):
-            raise ValueError(
-                f"{name}: categories go from {classes.min()} to {classes.max()}, but there are "
-                f"{len(self.names)} classes: name more --class_names."
+        boxes, classes = self._read(objects, name, own_names or self.names)
+        size = np.array([image.width, image.height])
+        self._warn_of_misfits(boxes, size, name)
+        corners = to_corners(boxes, self.box_format, size)
+        if (corners[:, :2] > corners[:, 2:]).any():
+            index = int((corners[:, :2] > corners[:, 2:]).any(1).argmax())
+            raise CorruptImageError(
+                f"{name}: the box {boxes[index].tolist()} has a negative side as --box_format {self.box_format}."
             )
-        corners = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)
-        limit = torch.tensor([image.width, image.height] * 2)
-        corners = corners.clamp(min=0).minimum(limit)
+        corners = torch.from_numpy(corners).float().clamp(min=0).minimum(torch.tensor([image.width, image.height] * 2))
         kept = areas(corners) >= 1
-        return corners[kept], classes[kept]
+        return corners[kept], torch.from_numpy(classes)[kept]
+
+    def _warn_of_misfits(self, boxes: np.ndarray, size: np.ndarray, name: str) -> None:
+        """Name the first row whose boxes do not fit, for there are rows that no survey looked at."""
+        misfits = misfitting(boxes, self.box_format, size)
+        if misfits.any() and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%s: %d of %d boxes do not fit the image of %dx%d pixels as --box_format %s, the first is %s. They "
+                "are clipped, and left out where less than a pixel remains; further rows are not named.",
+                *(name, misfits.sum(), len(boxes), *size, self.box_format, boxes[misfits][0].tolist()),
+            )
+
+    def _read(self, objects: Any, name: str, own_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes (N, 4) as stored, and the model's classes (N,) int64."""
+        boxes, categories = read_objects(objects, name)
+        return boxes, class_numbers(categories, own_names, self.names, name)
 
     def predict(self, model: PreTrainedModel, batch: dict[str, Any]) -> list[tuple[dict, dict]]:
         """(prediction, reference) of each image: `boxes` (N, 4) x1, y1, x2, y2 in pixels, `labels`, `scores`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,12 +15,13 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, SegformerImageProcessorPil, UperNetConfig, UperNetForSemanticSegmentation
 from transformers.image_processing_utils import BaseImageProcessor
 
+from ..data import ImageSource
+from ..data.decode import CorruptImageError
 from ..students.features import feature_scales
 from ..students.sparse_unet import SparseUNetConfig, SparseUNetForSemanticSegmentation
 from .dense import DenseTask, backbone_config, load_backbone_weights
 from .geometry import Placement
-
-IGNORED = 255  # what losses and processors of transformers ignore
+from .masks import IGNORED, UNKNOWN, ClassValues, MaskSurvey, check_size, read_pixel_values
 
 
 @dataclass
@@ -29,7 +31,13 @@ class SemanticSegmentation(DenseTask):
     main_metric: ClassVar[str] = "mean_iou"
     default_target_column: ClassVar[str] = "mask"
 
-    ignore_index: int = field(default=IGNORED, metadata={"help": "Value of mask pixels that do not count."})
+    ignore_index: int = field(default=255, metadata={"help": "Value of mask pixels that do not count."})
+    mask_values: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Pixel values of the classes in the order of --class_names, where they are not 0, 1, 2, ..."
+        },
+    )
     decoder_stride: int = field(
         default=4, metadata={"help": "Pixels per position where a kept decoder ends and the classifier begins."}
     )
@@ -39,7 +47,7 @@ class SemanticSegmentation(DenseTask):
         config = self.model_config()
         if config.model_type == "sparse_unet":
             settings = {"decoder_stride": self.decoder_stride, "encoder_config": config.encoder_config.to_dict()}
-            settings |= self.label_maps
+            settings |= {"semantic_loss_ignore_index": IGNORED, **self.label_maps}
             if self.has_weights:
                 return SparseUNetForSemanticSegmentation.from_student(
                     self.model, revision=self.model_revision, **settings
@@ -70,37 +78,43 @@ class SemanticSegmentation(DenseTask):
         mean, std = self.normalisation
         return SegformerImageProcessorPil(size={"height": height, "width": width}, image_mean=mean, image_std=std)
 
-    def train_sample(self, image: Image.Image, target: Any, place: Placement, name: str) -> dict[str, Tensor]:
-        """`labels` (H, W) of the canvas, 255 where they do not count."""
-        return {"labels": place.mask(self.read_mask(target, image, name), IGNORED)}
+    @cached_property
+    def class_values(self) -> ClassValues:
+        """Which pixel value is which class."""
+        return ClassValues(self.names, self.mask_values, self.ignore_index)
 
-    def eval_sample(self, image: Image.Image, target: Any, name: str) -> dict[str, Tensor]:
-        """`labels` of the mask's own size."""
-        return {"labels": torch.from_numpy(self.read_mask(target, image, name).astype(np.int64))}
+    def survey(self, source: ImageSource) -> MaskSurvey:
+        """Counts the values of masks."""
+        return MaskSurvey(self.class_values)
+
+    def target_reader(self, source: ImageSource) -> Callable[[Any, Image.Image, str], np.ndarray]:
+        """`read_mask`."""
+        return self.read_mask
+
+    def train_sample(self, target: np.ndarray, place: Placement) -> dict[str, Tensor]:
+        """`labels` (H, W) int64 of the canvas, `IGNORED` where they do not count."""
+        return {"labels": place.mask(target, IGNORED)}
+
+    def eval_sample(self, target: np.ndarray, image: Image.Image) -> dict[str, Tensor]:
+        """`labels` int64 of the mask's own size."""
+        return {"labels": torch.from_numpy(target.astype(np.int64))}
 
     def read_mask(self, value: Any, image: Image.Image, name: str) -> np.ndarray:
-        """A row's mask as class numbers (H, W), ignored pixels as 255.
+        """A row's mask as classes (H, W) int32, `IGNORED` where pixels do not count.
 
         Raises:
-            ValueError: it is no map of class numbers, not of the image's size, or holds a class that has no name.
+            CorruptImageError: it is no map of class numbers, not of the image's size, or holds a value of no class.
         """
-        file = Image.open(io.BytesIO(value["bytes"]) if value["bytes"] is not None else value["path"])
-        classes = np.array(file)
-        if classes.ndim != 2:
-            raise ValueError(f"{name}: the mask has mode {file.mode}, but a single band of classes is needed.")
-        if classes.shape != (image.height, image.width):
-            raise ValueError(
-                f"{name}: the mask has {classes.shape[1]}x{classes.shape[0]} pixels, the image "
-                f"{image.width}x{image.height}: they must agree."
+        pixels = read_pixel_values(value, name)
+        check_size(pixels, image.width, image.height, name)
+        classes = self.class_values.to_classes(pixels)
+        unknown = classes == UNKNOWN
+        if unknown.any():
+            raise CorruptImageError(
+                f"{name}: the mask holds the value {pixels[unknown].max()}, which is of no class: there are "
+                f"{len(self.names)} (--class_names, --ignore_index, --mask_values)."
             )
-        ignored = classes == self.ignore_index
-        highest = int(np.where(ignored, 0, classes).max())
-        if highest >= len(self.names):
-            raise ValueError(
-                f"{name}: the mask holds class {highest}, but there are {len(self.names)}: name more "
-                f"--class_names, or set --ignore_index {highest}."
-            )
-        return np.where(ignored, IGNORED, classes).astype(np.uint8)
+        return classes
 
     def predict(self, model: PreTrainedModel, batch: dict[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
         """(predicted, labelled) class map of each image, at the size of its mask."""
@@ -108,7 +122,7 @@ class SemanticSegmentation(DenseTask):
         pairs = []
         for scores, labels in zip(logits, batch["labels"]):
             resized = F.interpolate(scores[None], labels.shape, mode="bilinear", align_corners=False)[0]
-            pairs.append(tuple(x.to(torch.uint8).cpu().numpy() for x in (resized.argmax(0), labels)))
+            pairs.append((resized.argmax(0).cpu().numpy(), labels.cpu().numpy()))
         return pairs
 
     def score(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
