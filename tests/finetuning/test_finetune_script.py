@@ -173,7 +173,7 @@ def test_two_processes_evaluate_every_image_once(rectangles, student_folder, tmp
         (
             "object-detection",
             {"target_column": "mask", "class_names": ["a", "b"]},
-            "16 of all 16 rows cannot be used. The first: row 0: objects must be {'bbox': [...], 'category': [...]} or a",
+            "16 of all 16 rows cannot be used. The first: row 0: objects must be {'bbox': [...], 'category': [...]}",
         ),
         ("image-classification", {"layer_decay": 0}, "layer_decay is 0.0, but it must be above 0"),
         ("image-classification", {"eval_split": "validation"}, "has no split 'validation'"),
