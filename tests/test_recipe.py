@@ -43,6 +43,7 @@ def test_file_sets_defaults_and_flags_win(tmp_path):
         ("- a\n", "must map settings to values"),
         ("dataset: [a\n", "is not readable as YAML"),
         ("dataset:\n", "gives no value for 'dataset'"),
+        ("layers: [1, --push_to_hub]\n", "has '--push_to_hub' in the list of 'layers'"),
         ("dataset: !!python/object/apply:os.system ['true']\n", "is not readable as YAML"),
     ],
 )

@@ -60,6 +60,18 @@ def other_manifest(folder):
     (folder / "manifest.json").write_text("[]")
 
 
+def empty_manifest(folder):
+    (folder / "manifest.json").write_text('{"files": {}}')
+
+
+def manifest_of(name):
+    def damage(folder):
+        entry = {"size": 7, "sha256": "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"}
+        (folder / "manifest.json").write_text(json.dumps({"files": {name: entry}}))
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -69,6 +81,11 @@ def other_manifest(folder):
         (no_manifest, "it has no manifest.json"),
         (cut_manifest, "its manifest.json is not readable"),
         (other_manifest, "its manifest.json is not readable"),
+        (empty_manifest, "its manifest.json lists no file"),
+        (manifest_of("../checkpoint-9/model.safetensors"), "which lies outside of it"),
+        (manifest_of("part/../../checkpoint-9/model.safetensors"), "which lies outside of it"),
+        (manifest_of("/etc/hostname"), "which lies outside of it"),
+        (manifest_of("..\\model.safetensors"), "which lies outside of it"),
     ],
 )
 def test_damaged_newest_is_named_and_the_one_before_taken(tmp_path, damage, words, caplog):

@@ -1,6 +1,5 @@
 """Fixtures: a Hub of one's own, Python in a fresh process, and a student to publish."""
 
-import importlib.util
 import logging
 import os
 import random
@@ -18,6 +17,7 @@ from huggingface_hub.utils import close_session
 from transformers import ResNetConfig, ResNetModel
 from transformers.image_processing_utils import BaseImageProcessor
 
+from hgkd_hf.cli.publish import main
 from hgkd_hf.hub import License, Source, StudentCard, student_image_processor, write_student_folder
 
 from .server import HubServer
@@ -158,10 +158,6 @@ def run(tmp_path: Path, student: ResNetModel, card: StudentCard) -> Path:
 
 @pytest.fixture
 def publish(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """`training/publish.py` in this process, logged in as alice: `publish(arguments...)`."""
+    """`hgkd publish` in this process, logged in as alice: `publish(arguments...)`."""
     monkeypatch.setenv("HF_TOKEN", WRITER)
-    script = Path(__file__).parents[2] / "training" / "publish.py"
-    spec = importlib.util.spec_from_file_location("publish", script)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *arguments: module.main([*map(str, arguments)])
+    return lambda *arguments: main([*map(str, arguments)])

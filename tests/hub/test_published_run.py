@@ -161,7 +161,7 @@ def test_train_push_load_run_the_snippet_and_go_on(hub: HubServer, teacher_and_d
     # And another machine goes on with the run.
     shutil.rmtree(run)
     said = script("pull.py", hub, REPO, "--output_dir", tmp_path / "elsewhere")
-    assert "checkpoint-4 is there; go on with:" in said
+    assert "checkpoint-4 is there, of commit" in said
     elsewhere = tmp_path / "elsewhere"
     arguments = ["--recipe", elsewhere / "recipe.yaml", "--output_dir", elsewhere, "--resume", "--max_steps=6"]
     script("distill.py", hub, *arguments)
@@ -282,7 +282,7 @@ def test_pull_says_what_is_missing(hub: HubServer, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"the last-checkpoint of alice/bare is damaged \(it has no manifest.json\)"):
         pull_run("alice/bare", tmp_path / "run")
     hub.stop()
-    with pytest.raises(ConnectionError, match="the connection to the Hub broke .*; the same command goes on"):
+    with pytest.raises(ConnectionError, match="the connection to the Hub broke .*; run the same command again"):
         pull_run("alice/bare", tmp_path / "run")
     hub.start()
     assert not (tmp_path / "run").exists()

@@ -25,7 +25,11 @@ def fault(folder: str | Path, *, checksums: bool = True) -> str | None:
     folder = Path(folder)
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        if not files:
+            return f"its {MANIFEST} lists no file"
         for name, entry in files.items():
+            if "\\" in name or not Path(os.path.normpath(folder / name)).is_relative_to(os.path.normpath(folder)):
+                return f"its {MANIFEST} names {name!r}, which lies outside of it"
             path = folder / name
             if not path.is_file():
                 return f"{name} is missing"

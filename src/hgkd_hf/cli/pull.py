@@ -1,18 +1,23 @@
-"""Fetch a run from the Hub to go on with its training.
+"""Fetch a run from the Hub to resume its training.
 
     python training/pull.py user/name --output_dir runs/mine
 
-The run must have been pushed with --hub_strategy checkpoint. Prints the command that goes on; data and teacher are
-named in its recipe.yaml, from which local paths were removed.
+The run must have been pushed with --hub_strategy checkpoint. Prints the recipe that was fetched, what of it was left
+out and why, and the command that resumes the run. What leaves this machine, credentials, places of files and trackers
+are never taken from a fetched recipe: add their flags to that command.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
-from ..hub.pull import pull_run
+from ..hub.pull import PulledRun, pull_run
+from ..hub.readme import to_yaml
+from ..hub.untrusted import SOURCES
 from .errors import run_script
+from .recipe import RECIPE_FILE
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -21,10 +26,25 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output_dir", type=Path, required=True, help="The run's new folder.")
     parser.add_argument("--revision", help="Branch, tag or commit.")
     args = parser.parse_args(arguments)
-    checkpoint = pull_run(args.repo_id, args.output_dir, args.revision)
-    print(f"{checkpoint} is there; go on with:")
-    recipe = args.output_dir / "recipe.yaml"
-    print(f"accelerate launch training/distill.py --recipe {recipe} --output_dir {args.output_dir} --resume")
+    pulled = pull_run(args.repo_id, args.output_dir, args.revision)
+    print(f"{pulled.checkpoint} is there, of commit {pulled.commit}. Its recipe, to read before it is used:\n")
+    print(to_yaml(pulled.recipe))
+    if pulled.left_out:
+        print("Left out of it:")
+        print("\n".join(f"  {name}: {reason}" for name, reason in pulled.left_out.items()) + "\n")
+    print("Resume the run with:")
+    print(resume_command(args.output_dir, pulled))
+
+
+def resume_command(run: Path, pulled: PulledRun) -> str:
+    """The command that resumes a run; what only the user knows stands in capitals."""
+    command = ["accelerate", "launch", "training/distill.py"]
+    command += ["--recipe", str(run / RECIPE_FILE)] if pulled.recipe else []
+    command += ["--output_dir", str(run), "--resume"]
+    unknown = [name for name in (*SOURCES, "teacher_head") if name in pulled.left_out]
+    if "dataset" not in (*pulled.recipe, *unknown):
+        unknown.append("dataset")
+    return shlex.join([*command, *(word for name in unknown for word in (f"--{name}", name.upper()))])
 
 
 if __name__ == "__main__":

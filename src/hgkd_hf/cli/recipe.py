@@ -148,6 +148,8 @@ def _as_flags(values: dict[str, Any], known: set[str], path: str) -> list[str]:
             raise ValueError(f"recipe {path} gives no value for {key!r}: give one, or leave the key out.")
         entries = value if isinstance(value, list) else [value]
         texts = [json.dumps(entry) if isinstance(entry, dict | list | bool) else str(entry) for entry in entries]
+        if isinstance(value, list) and (flag := next((text for text in texts if text.startswith("--")), None)):
+            raise ValueError(f"recipe {path} has {flag!r} in the list of {key!r}, which would be a flag of its own.")
         flags += [f"--{key}", *texts] if isinstance(value, list) else [f"--{key}={texts[0]}"]
     return flags
 

@@ -1,10 +1,14 @@
-"""A run on the Hub, fetched to go on with."""
+"""A run on the Hub, fetched to be resumed; everything in it is data that is checked first (`untrusted.py`)."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
@@ -16,15 +20,39 @@ from huggingface_hub.errors import (
 )
 
 from ..checkpoints.folders import remove_partial
-from ..checkpoints.whole_folders import PARTIAL, fault
+from ..checkpoints.whole_folders import PARTIAL, complete_folder
+from . import readme
 from .publishing import LAST_CHECKPOINT
 from .push import explain, httpx
+from .student_card import CARD_FILE
+from .untrusted import check_names, checked_card, checked_files, checked_metrics, checked_recipe, checked_state
 
-RUN_FILES = ("recipe.yaml", "metrics.jsonl", "card.json")
+RECIPE_FILE, METRICS_FILE = "recipe.yaml", "metrics.jsonl"
+RUN_FILES = (RECIPE_FILE, METRICS_FILE, CARD_FILE)
+STATE_FILE = "trainer_state.json"
 
 
-def pull_run(repo_id: str, run: str | Path, revision: str | None = None, token: str | None = None) -> Path:
-    """Fetch the last checkpoint of a run that was pushed with `hub_strategy checkpoint`, to go on with it.
+@dataclass(frozen=True)
+class PulledRun:
+    """What `pull_run` has written.
+
+    Attributes:
+        checkpoint: its folder, `run/checkpoint-<step>`.
+        commit: of the Hub.
+        recipe: the settings of `run/recipe.yaml`.
+        left_out: settings of the recipe on the Hub that were not taken -> why.
+    """
+
+    checkpoint: Path
+    commit: str
+    recipe: dict[str, Any]
+    left_out: dict[str, str]
+
+
+def pull_run(repo_id: str, run: str | Path, revision: str | None = None, token: str | None = None) -> PulledRun:
+    """Fetch the last checkpoint of a run that was pushed with `hub_strategy checkpoint`, to resume it.
+
+    Nothing that the repository holds decides where a file is written or read, or what leaves this machine.
 
     Args:
         repo_id: `user/name`.
@@ -32,42 +60,65 @@ def pull_run(repo_id: str, run: str | Path, revision: str | None = None, token: 
         revision: branch, tag or commit; the files are all of one commit.
         token: of the Hub.
 
-    Returns:
-        The checkpoint's folder, `run/checkpoint-<step>`.
-
     Raises:
-        ValueError: there is no such repository or revision, no whole checkpoint in it, or one in `run` already.
+        ValueError: there is no such repository or revision, no whole checkpoint in it, something in it that a run does
+            not have, or a checkpoint in `run` already.
         ConnectionError: the Hub cannot be reached; what arrived is kept.
     """
     run = Path(run)
     remove_partial(run)
     if any(run.glob("checkpoint-*")):
         raise ValueError(f"{run} holds {min(run.glob('checkpoint-*')).name}: choose another --output_dir.")
-    found = _download(repo_id, revision, token)
-    last = found / LAST_CHECKPOINT
-    if not (last / "trainer_state.json").is_file():
+    info = _reach(repo_id, revision, lambda: HfApi(token=token).model_info(repo_id, revision=revision))
+    names = {sibling.rfilename for sibling in info.siblings or []}
+    listed = {name.removeprefix(f"{LAST_CHECKPOINT}/") for name in names if name.startswith(f"{LAST_CHECKPOINT}/")}
+    if STATE_FILE not in listed:
         raise ValueError(
             f"{repo_id} holds no {LAST_CHECKPOINT}, as it was not pushed with --hub_strategy checkpoint: begin a new "
             f"run from its weights with --student {repo_id} --student_pretrained."
         )
-    wrong = fault(last)
-    if wrong is not None:
-        raise ValueError(f"the {LAST_CHECKPOINT} of {repo_id} is damaged ({wrong}): choose another --revision.")
-    step = json.loads((last / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
-    for name in RUN_FILES:
-        if (found / name).is_file():
-            run.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(found / name, run / name)
-    partial = Path(shutil.copytree(last, run / f"checkpoint-{step}{PARTIAL}"))
-    return partial.rename(run / f"checkpoint-{step}")
+    with _refused(f"the {LAST_CHECKPOINT} of {repo_id} is damaged"):
+        check_names(listed)
+    wanted = [*RUN_FILES, *(f"{LAST_CHECKPOINT}/{name}" for name in listed)]
+    settings = {"revision": info.sha, "token": token, "allow_patterns": wanted}
+    found = Path(_reach(repo_id, revision, lambda: snapshot_download(repo_id, **settings)))
+    last = found / LAST_CHECKPOINT
+    with _refused(f"the {LAST_CHECKPOINT} of {repo_id} is damaged"):
+        files = checked_files(listed, last)
+        state = checked_state(last / STATE_FILE)
+    recipe, left_out, texts = {}, {}, {}
+    with _refused(f"the run of {repo_id} cannot be resumed"):
+        if (found / RECIPE_FILE).is_file():
+            recipe, left_out = checked_recipe(found / RECIPE_FILE)
+            texts[RECIPE_FILE] = readme.to_yaml(recipe)
+        if (found / METRICS_FILE).is_file():
+            texts[METRICS_FILE] = checked_metrics(found / METRICS_FILE)
+        if (found / CARD_FILE).is_file():
+            texts[CARD_FILE] = json.dumps(checked_card(found / CARD_FILE), indent=1) + "\n"
+
+    partial = run / f"checkpoint-{state.global_step}{PARTIAL}"
+    for name in files:
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(last / name, partial / name)
+    state.save_to_json(str(partial / STATE_FILE))
+    for name, text in texts.items():
+        (run / name).write_text(text, encoding="utf-8")
+    return PulledRun(complete_folder(partial), info.sha, recipe, left_out)
 
 
-def _download(repo_id: str, revision: str | None, token: str | None) -> Path:
-    """The folder with the run's files, all of one commit."""
+@contextmanager
+def _refused(what: str) -> Iterator[None]:
+    """Say of what a check refuses what it belongs to, and what to do."""
     try:
-        commit = HfApi(token=token).model_info(repo_id, revision=revision).sha
-        patterns = [f"{LAST_CHECKPOINT}/*", *RUN_FILES]
-        return Path(snapshot_download(repo_id, revision=commit, token=token, allow_patterns=patterns))
+        yield
+    except ValueError as error:
+        raise ValueError(f"{what} ({error}): choose another --revision.") from None
+
+
+def _reach(repo_id: str, revision: str | None, ask: Callable[[], Any]) -> Any:
+    """What the Hub answers; what can be in the way is said in a sentence."""
+    try:
+        return ask()
     except GatedRepoError:
         raise ValueError(f"{repo_id} is gated: ask for access on its page, then run `hf auth login`.") from None
     except RevisionNotFoundError:
@@ -77,4 +128,6 @@ def _download(repo_id: str, revision: str | None, token: str | None) -> Path:
             f"there is no {repo_id}, or it is not visible to you: correct the name or run `hf auth login`."
         ) from None
     except (HfHubHTTPError, LocalEntryNotFoundError, ConnectionError, httpx.TransportError) as error:
-        raise ConnectionError(f"{explain(error, repo_id)}; the same command goes on.") from error
+        raise ConnectionError(
+            f"{explain(error, repo_id) or error}; run the same command again to continue."
+        ) from error

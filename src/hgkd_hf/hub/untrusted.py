@@ -1,0 +1,273 @@
+"""What a repository says is data: the parts of a pulled run that are used, each checked before it is.
+
+Files are those that a manifest lists, under names that stay inside their folder. Of JSON and YAML, numbers are taken
+as numbers, words as words, and nothing as a path. A recipe gives what decides what is learned, measured and logged;
+what leaves the machine, credentials, places of files and trackers are said on the command line alone.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from transformers import TrainerState
+
+from ..checkpoints.whole_folders import MANIFEST, fault
+from ..methods import METHODS
+from ..students.presets import PRESETS
+from ..training.arguments import DistillationArguments
+from .sources import is_repo_id
+from .student_card import BEFORE, METRICS, STUDENT
+
+# The only files of a checkpoint: no code, no pickle.
+_FILE = re.compile(r"(?:\w[\w.-]{0,99}/){0,4}\w[\w.-]{0,99}\.(?:json|safetensors)", re.ASCII)
+_WORD = re.compile(r"\w[\w .:%+\[\]-]{0,99}")
+_LARGEST = 2**63  # a stream's number of epochs is just below
+
+# The fields of `DistillationArguments` that a recipe from the Hub may set: numbers, switches and words of fixed sets.
+# All others are the command line's, those of later versions of transformers included.
+TRAINING_SETTINGS = frozenset(
+    """
+    per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps seed data_seed
+    base_learning_rate learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim weight_decay adam_beta1
+    adam_beta2 adam_epsilon max_grad_norm sync_batch_norm precision bf16 fp16 tf32 activation_checkpointing
+    gradient_checkpointing eval_strategy eval_steps eval_delay per_device_eval_batch_size knn_k knn_temperature
+    metric_for_best_model greater_is_better logging_strategy logging_steps logging_first_step save_strategy save_steps
+    save_total_limit
+    """.split()  # noqa: SIM905
+)
+# Settings of the methods that only the command line gives: files of this machine, and what one command is to do.
+COMMAND_SETTINGS = frozenset({"teacher_head", "resume", "dry_run"})
+# Settings that name a repository, or a place on this machine; a recipe from the Hub may name repositories alone.
+SOURCES = ("dataset", "teacher", "student")
+
+
+def check_names(listed: set[str]) -> None:
+    """Refuse files that no checkpoint has: code, pickles, and names that may lead out of the folder.
+
+    Args:
+        listed: the files that the repository has in the checkpoint's folder, relative to it.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for name in sorted(listed):
+        if not _FILE.fullmatch(name):
+            raise ValueError(f"{shown(name)} is no file of a checkpoint")
+
+
+def checked_files(listed: set[str], checkpoint: Path) -> list[str]:
+    """The names of a checkpoint's files, if they and nothing else stand in its manifest, and are as it says.
+
+    Raises:
+        ValueError: the manifest is absent, empty or malformed, or it lists other files; a file is damaged, asks for
+            code, or names weights elsewhere.
+    """
+    manifest = checkpoint / MANIFEST
+    if not manifest.is_file():
+        raise ValueError(f"it has no {MANIFEST}")
+    files = read(manifest).get("files")
+    if not isinstance(files, dict) or not files:
+        raise ValueError(f"its {MANIFEST} lists no file")
+    for name in sorted(listed.symmetric_difference([*files, MANIFEST])):
+        where = f"is not in its {MANIFEST}" if name in listed else f"is in its {MANIFEST} alone"
+        raise ValueError(f"{shown(name)} {where}")
+    for name, entry in files.items():
+        size, digest = (entry.get("size"), entry.get("sha256")) if isinstance(entry, dict) else (None, None)
+        if not _is_count(size) or not isinstance(digest, str) or not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(f"its {MANIFEST} gives no size and SHA-256 for {name}")
+    wrong = fault(checkpoint)
+    if wrong is not None:
+        raise ValueError(wrong)
+    for name in files:
+        if name.endswith(".json"):
+            _check_config(checkpoint / name, files)
+    return list(files)
+
+
+def _check_config(path: Path, files: dict[str, Any]) -> None:
+    content = read(path)
+    if _has_key(content, "auto_map"):
+        raise ValueError(f"{path.name} asks for code of a repository (auto_map)")
+    if path.name.endswith(".index.json"):
+        shards = content.get("weight_map")
+        for shard in shards.values() if isinstance(shards, dict) else [None]:
+            if shard not in files:
+                raise ValueError(f"{path.name} names {shown(shard)}, which its {MANIFEST} does not list")
+
+
+def _has_key(value: Any, key: str) -> bool:
+    if isinstance(value, dict):
+        return key in value or any(_has_key(item, key) for item in value.values())
+    return isinstance(value, list) and any(_has_key(item, key) for item in value)
+
+
+def checked_state(path: Path) -> TrainerState:
+    """What a `trainer_state.json` says in numbers, and the numbers of its log; no path and no callback's state.
+
+    Raises:
+        ValueError: `global_step` or another field is not the number that it has to be.
+    """
+    content, state = read(path), {}
+    for field, kind in get_type_hints(TrainerState).items():
+        value = content.get(field)
+        is_step = field in ("global_step", "best_global_step")  # which name checkpoints
+        if kind not in (int, int | None, float, float | None) or (value is None and field != "global_step"):
+            continue
+        if not (_is_count(value) if is_step else _is_number(value)):
+            wanted = "a whole number, 0 or above" if is_step else "a number"
+            raise ValueError(f"{field} in its {path.name} is {shown(value)}, but must be {wanted}")
+        state[field] = value
+    history = content.get("log_history")
+    state["log_history"] = [_numbers(entry, path) for entry in (history if isinstance(history, list) else [])]
+    return TrainerState(**state)
+
+
+def checked_metrics(path: Path) -> str:
+    """The lines of a `metrics.jsonl`, of each its numbers.
+
+    Raises:
+        ValueError: a line holds none, or has no step.
+    """
+    entries = [_numbers(_parsed(line, json.loads, path), path) for line in path.read_text("utf-8").splitlines()]
+    if not all(_is_count(entry.get("step")) for entry in entries):
+        raise ValueError(f"a line of {path.name} has no step")
+    return "".join(json.dumps(entry) + "\n" for entry in entries)
+
+
+def checked_card(path: Path) -> dict[str, Any]:
+    """Of a `card.json` what a run that is resumed adds to: the time that it took, and its results.
+
+    Raises:
+        ValueError: it is no card.
+    """
+    content = read(path)
+    run, results = (part if isinstance(part, dict) else {} for part in map(content.get, ("run", "results")))
+    card: dict[str, Any] = {"run": {k: v for k, v in run.items() if k == "seconds" and _is_number(v)}}
+    for whose in (BEFORE, STUDENT):
+        found = results.get(whose)
+        for metric, value in found.items() if isinstance(found, dict) else ():
+            if metric in METRICS and _is_number(value):
+                card.setdefault("results", {}).setdefault(whose, {})[metric] = value
+    return card
+
+
+def checked_recipe(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a recipe from the Hub may set.
+
+    Returns:
+        The settings that are taken, and, of those that are left out and are not the default anyway, why.
+
+    Raises:
+        ValueError: it is no recipe, or of no method of this version.
+    """
+    values = read(path, _load_yaml)
+    name = values.get("method", "hgkd")
+    if not isinstance(name, str) or name not in METHODS:
+        raise ValueError(f"its recipe is of the method {shown(name)}, but there are {', '.join(METHODS)}")
+    known: dict[str, Field] = {item.name: item for item in (*fields(METHODS[name]), *fields(DistillationArguments))}
+    own = {item.name for item in fields(METHODS[name])}
+    taken, left_out = {}, {}
+    for key, value in values.items():
+        if key not in known:
+            if value:
+                left_out[shown(key)] = f"{shown(value)} is of no setting of method {name} in this version"
+        elif key in COMMAND_SETTINGS or key not in own | TRAINING_SETTINGS:
+            if value and value != _default(known[key]):
+                left_out[key] = f"{shown(value)} is for the command line alone to say"
+        elif key in SOURCES and not _is_source(key, value):
+            left_out[key] = f"{shown(value)} is no Hub id `owner/name`, or names something on this machine"
+        elif key not in SOURCES and not _is_plain(value):
+            left_out[key] = f"{shown(value)} is neither a number nor a plain word"
+        else:
+            taken[key] = value
+    return taken, left_out
+
+
+def read(path: Path, parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
+    """The mapping that a JSON or YAML file holds.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    try:
+        content = _parsed(path.read_text(encoding="utf-8"), parse, path)
+    except UnicodeDecodeError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"its {path.name} is not readable")
+    return content
+
+
+def shown(value: Any) -> str:
+    """A value from elsewhere, for a message: in quotes, without control characters, cut to some length."""
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _parsed(text: str, parse: Callable[[str], Any], path: Path) -> Any:
+    try:
+        return parse(text)
+    except (ValueError, RecursionError, yaml.YAMLError):
+        raise ValueError(f"its {path.name} is not readable") from None
+
+
+def _load_yaml(text: str) -> Any:
+    """YAML without aliases, by which a few lines would stand for any amount of data."""
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ValueError("aliases")
+    return yaml.safe_load(text)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a finite number; True and False are none."""
+    return abs(value) < _LARGEST if type(value) is int else type(value) is float and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < _LARGEST
+
+
+def _numbers(entry: Any, path: Path) -> dict[str, float | None]:
+    """The numbers of an entry of a log; None for one that was not finite."""
+    if not isinstance(entry, dict):
+        raise ValueError(f"an entry of the log in {path.name} is no mapping")
+    return {k: v for k, v in entry.items() if _WORD.fullmatch(k) and (v is None or _is_number(v))}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is a number, a switch, a word that cannot be a path or a flag, or lists and mappings of them."""
+    if isinstance(value, str):
+        return bool(_WORD.fullmatch(value))
+    if isinstance(value, dict):
+        return all(map(_is_plain, [*value, *value.values()]))
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return isinstance(value, bool) or _is_number(value)
+
+
+def _is_source(key: str, value: Any) -> bool:
+    """Whether a dataset, teacher or student is one of the Hub, or one that needs no files: a preset or a config."""
+    if key == "student" and isinstance(value, str):
+        if value in PRESETS:
+            return True
+        if value.startswith("{"):
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                return False
+    if isinstance(value, dict):
+        return key == "student" and _is_plain(value)
+    parts = value.split("/") if isinstance(value, str) else []
+    return len(parts) == 2 and all(map(_WORD.fullmatch, parts)) and is_repo_id(value) and not os.path.exists(value)
+
+
+def _default(item: Field) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
