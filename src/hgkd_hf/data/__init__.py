@@ -4,22 +4,29 @@ from hgkd_hf.data.augment import ImageTransform, MultiCropTransform, sample_gene
 from hgkd_hf.data.dataset import DistillationDataset, EvaluationDataset, StreamingDistillationDataset, collate
 from hgkd_hf.data.decode import CorruptImageError, decode_image
 from hgkd_hf.data.endless import EndlessStream
-from hgkd_hf.data.load import ImageSource, class_names, load_images
+from hgkd_hf.data.errors import Flags
+from hgkd_hf.data.labels import align_classes, class_names, labelled, match_classes
+from hgkd_hf.data.load import load_images
 from hgkd_hf.data.mixing import Mixing
+from hgkd_hf.data.source import ImageSource
 
 __all__ = [
     "CorruptImageError",
     "DistillationDataset",
     "EndlessStream",
     "EvaluationDataset",
+    "Flags",
     "ImageSource",
     "ImageTransform",
     "Mixing",
     "MultiCropTransform",
     "StreamingDistillationDataset",
+    "align_classes",
     "class_names",
     "collate",
     "decode_image",
+    "labelled",
     "load_images",
+    "match_classes",
     "sample_generator",
 ]

@@ -14,10 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from hgkd_hf.data.augment import ImageTransform, MultiCropTransform, sample_generator
-from hgkd_hf.data.decode import CorruptImageError, decode_image
-from hgkd_hf.data.load import ImageSource
+from hgkd_hf.data.decode import CorruptImageError
+from hgkd_hf.data.labels import labelled
 from hgkd_hf.data.mixing import Mixing
 from hgkd_hf.data.reading import read_patiently
+from hgkd_hf.data.source import ImageSource
 from hgkd_hf.sparse.masking import num_visible_cells, random_cell_mask
 
 logger = logging.getLogger(__name__)
@@ -51,9 +52,10 @@ class _Samples:
                 ("DistillationDataset", "set") if self._streams else ("StreamingDistillationDataset", "drop")
             )
             is_streamed = "is not" if self._streams else "is"
-            raise ValueError(f"{source.name!r} {is_streamed} streamed: use {fitting}, or {flag} --streaming.")
-        if return_labels and source.label_column is None:
-            raise ValueError(f"{source.name!r} has no labels: name their column with --label_column.")
+            raise ValueError(
+                f"{source.name!r} {is_streamed} streamed: use {fitting}, or {flag} {source.flags.streaming}."
+            )
+        source = labelled(source) if return_labels else source
         if mixing is not None and not return_labels:
             raise ValueError("mixing mixes labels too: pass return_labels=True.")
         if mixing is not None and mixing.needs_partner and self._streams:
@@ -86,8 +88,7 @@ class _Samples:
         self._epoch[0] = epoch
 
     def _decode(self, row: dict, index: int) -> Image.Image:
-        value = row[self.source.image_column]
-        return decode_image(value, min_side=self.transform.min_decoded_side, name=f"row {index}")
+        return self.source.decode(row, min_side=self.transform.min_decoded_side, name=f"row {index}")
 
     def _sample(
         self, image: Image.Image, row: dict, index: int, key: int, epoch: int, purpose: str = "view"
@@ -99,7 +100,7 @@ class _Samples:
             sample["bool_masked_pos"] = random_cell_mask(self.cell_grid, self.mask_ratio, generator)
         sample["sample_index"] = index
         if self.return_labels:
-            label = int(row[self.source.label_column])
+            label = self.source.label(row)
             sample["labels"] = label if self.mixing is None else self.mixing.soft_label(label)
         return sample
 

@@ -9,21 +9,13 @@ from pathlib import Path
 
 import fsspec
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from hgkd_hf.data.access import ANYWHERE, ImageAccess
+from hgkd_hf.data.errors import reason
 
 # 400 MB once decoded to RGB; larger files are more often bombs or scanned maps than samples.
 MAX_PIXELS = 2**27
-
-_ORIENTATION_TAG = 0x0112
-_ORIENTATIONS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class CorruptImageError(ValueError):
@@ -31,7 +23,11 @@ class CorruptImageError(ValueError):
 
 
 def decode_image(
-    value: dict | bytes | Image.Image | None, *, min_side: int | None = None, name: str | None = None
+    value: dict | bytes | Image.Image | None,
+    *,
+    min_side: int | None = None,
+    name: str | None = None,
+    access: ImageAccess = ANYWHERE,
 ) -> Image.Image:
     """Decode an image to RGB: upright, transparency on white, 16-bit grey scaled to 8 bits, first frame only.
 
@@ -41,42 +37,45 @@ def decode_image(
         min_side: sides (pixels) that the caller needs at least. A JPEG at least twice as large is then decoded at
             1/2, 1/4 or 1/8 of its size, which is several times faster.
         name: what an error calls the image, e.g. `row 12`; the path is added.
+        access: where paths and URLs may lie.
 
     Raises:
-        CorruptImageError: there is no image, it is broken, of an unknown format, or has more than `MAX_PIXELS`.
+        CorruptImageError: there is no image, it is broken, of an unknown format, lies where it may not, or has more
+            than `MAX_PIXELS`.
         OSError: a remote path cannot be read. A network failure says nothing about the image.
     """
     name = _name(value, name)
     with _as_corrupt(name):
-        image = _open_within_bound(value)
+        image = _open_within_bound(value, access)
         if min_side is not None and image.format in ("JPEG", "MPO"):
             image.draft(None, (min_side, min_side))
         image.load()
         return _to_rgb(_upright(image))
 
 
-def open_image(value: dict | bytes | Image.Image | None, *, name: str | None = None) -> Image.Image:
+def open_image(
+    value: dict | bytes | Image.Image | None, *, name: str | None = None, access: ImageAccess = ANYWHERE
+) -> Image.Image:
     """Open an image without decoding its pixels: its format, mode, stored size and EXIF data are known.
 
     Args:
-        value: as for `decode_image`.
-        name: what an error calls the image.
+        value, name, access: as for `decode_image`.
 
     Raises:
         CorruptImageError: there is no image, its header is broken, or it has more than `MAX_PIXELS`.
         OSError: a remote path cannot be read.
     """
     with _as_corrupt(_name(value, name)):
-        return _open_within_bound(value)
+        return _open_within_bound(value, access)
 
 
 def exif_orientation(image: Image.Image) -> int:
     """The EXIF orientation of an opened image, 1 (upright) to 8; unreadable EXIF data, common in the wild, is 1."""
     try:
-        orientation = image.getexif().get(_ORIENTATION_TAG)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
         return 1
-    return orientation if orientation in _ORIENTATIONS else 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _name(value: dict | bytes | Image.Image | None, name: str | None) -> str:
@@ -94,12 +93,11 @@ def _as_corrupt(name: str) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise CorruptImageError(f"{name} cannot be decoded: its format is not known.") from error
     except Exception as error:  # broken files make Pillow's readers fail in every way, from SyntaxError to KeyError
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise CorruptImageError(f"{name} cannot be decoded: {reason}.") from error
+        raise CorruptImageError(f"{name} cannot be decoded: {reason(error)}.") from error
 
 
-def _open_within_bound(value: dict | bytes | Image.Image | None) -> Image.Image:
-    image = value if isinstance(value, Image.Image) else Image.open(_open(value))
+def _open_within_bound(value: dict | bytes | Image.Image | None, access: ImageAccess) -> Image.Image:
+    image = value if isinstance(value, Image.Image) else Image.open(_open(value, access))
     if image.width * image.height > MAX_PIXELS:
         raise CorruptImageError(f"its {image.width}x{image.height} pixels are more than {MAX_PIXELS}")
     return image
@@ -109,12 +107,13 @@ class _RemoteError(Exception):
     """Carries a failed download past the net that takes every other error for a broken image."""
 
 
-def _open(value: dict | bytes | None) -> io.BytesIO | Path:
+def _open(value: dict | bytes | None, access: ImageAccess) -> io.BytesIO | Path:
     data, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
     if data is not None:
         return io.BytesIO(data)
     if path is None:
         raise CorruptImageError("the row holds no image")
+    path = access.locate(path)
     if "://" not in path:
         return Path(path)
     try:
@@ -127,8 +126,7 @@ def _open(value: dict | bytes | None) -> io.BytesIO | Path:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    orientation = exif_orientation(image)
-    return image if orientation == 1 else image.transpose(_ORIENTATIONS[orientation])
+    return image if exif_orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

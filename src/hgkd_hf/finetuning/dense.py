@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoModel, PreTrainedConfig
 
-from ..data import DistillationDataset, ImageSource, decode_image, sample_generator
+from ..data import DistillationDataset, ImageSource, sample_generator
 from ..students.features import feature_scales
 from ..students.sparse_unet import SparseUNetConfig
 from .geometry import Placement
@@ -135,7 +135,7 @@ class DenseDataset(DistillationDataset):
 
     def _decode(self, row: dict, index: int) -> tuple[Image.Image, Any]:
         name = f"row {index}"
-        image = decode_image(row[self.source.image_column], name=name)  # whole: targets are in its pixels
+        image = self.source.decode(row, name=name)  # whole: targets are in its pixels
         return image, self.read_target(row[self.task.column], image, name)
 
     def _sample(

@@ -1,0 +1,39 @@
+"""What the errors of this room say: the flags to change, lists of choices, the cause of what failed inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Flags:
+    """What a script calls the arguments of `load_images`, for errors that name the one to change."""
+
+    dataset: str = "--dataset"
+    config_name: str = "--dataset_config"
+    revision: str = "--dataset_revision"
+    split: str = "--split"
+    streaming: str = "--streaming"
+    image_column: str = "--image_column"
+    label_column: str = "--label_column"
+    max_samples: str = "--max_samples"
+    allow_remote_images: str = "--allow_remote_images"
+
+
+STANDARD_FLAGS = Flags()
+
+
+def listed(names: Iterable[object], most: int = 20) -> str:
+    """Quoted and separated by commas; of more than `most`, how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return (", ".join(map(repr, names[:most])) or "(none)") + more
+
+
+def reason(error: BaseException) -> str:
+    """The message at the root of a chain of exceptions, as part of a sentence: one line, no final stop."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    text = " ".join(str(error).split()).rstrip(".")
+    return text[:300] or type(error).__name__
