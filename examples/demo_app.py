@@ -3,12 +3,14 @@
     python examples/demo_app.py --student runs/mine --images path/to/images
 
 `--student` is a run's folder (its student fills in hidden cells beside its teacher), or a stock student's folder or
-Hub id (its feature maps are shown). As a Space, this file is app.py, with STUDENT and IMAGES as its variables.
+Hub id (its feature maps are shown). As a Space, this file is app.py, with STUDENT and IMAGES as its variables. Uploads
+are bounded in bytes and pixels, and deleted after some minutes.
 """
 
 import argparse
 import os
 from functools import partial
+from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -18,10 +20,16 @@ from torch.utils.data import DataLoader
 from transformers import AutoConfig
 
 from hgkd_hf import HGKDForPreTraining, PatchTeacher, random_cell_mask
-from hgkd_hf.data import DistillationDataset, collate, load_images
+from hgkd_hf.data import CorruptImageError, DistillationDataset, collate, decode_image, load_images
+from hgkd_hf.data.decode import open_image
 from hgkd_hf.deployment import load_student, load_transform
 from hgkd_hf.evaluation import Features, extract_features, pooled_features
 from hgkd_hf.visualize import feature_columns, nearest, prediction_columns, unnormalise
+
+MAX_FILE_SIZE = "10mb"
+MAX_PIXELS = 2**25  # 100 MB once decoded
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # readers that run no other program
+UPLOADS_LIVE = 600  # seconds
 
 
 class Demo:
@@ -43,11 +51,9 @@ class Demo:
             self.bank = extract_features(partial(pooled_features, self.encoder), loader, "cpu", module=self.encoder)
 
     @torch.no_grad()
-    def look(self, image: Image.Image, mask_ratio: float, seed: int) -> tuple[list, list]:
-        """Pictures of the student's view of `image`, and the images most like it, each (picture, caption)."""
-        if image is None:
-            raise gr.Error("Choose an image first.")
-        pixels = self.transform(image.convert("RGB"))[None]
+    def look(self, upload: str | None, mask_ratio: float, seed: int) -> tuple[list, list]:
+        """Pictures of the student's view of an uploaded file, and the images most like it, each (picture, caption)."""
+        pixels = self.transform(read_upload(upload))[None]
         if self.distiller is None:
             columns = feature_columns(self.encoder, pixels, self.transform.image_mean, self.transform.image_std)
         else:
@@ -66,6 +72,33 @@ class Demo:
         return picture(unnormalise(pixels, self.transform.image_mean, self.transform.image_std)[0])
 
 
+def read_upload(path: str | None) -> Image.Image:
+    """An uploaded file as RGB; its pixels are counted before they are decoded.
+
+    Raises:
+        gr.Error: there is none, or it is too large or no image; the page shows the sentence.
+    """
+    if path is None or not Path(path).is_file():
+        raise sentence("Choose an image first." if path is None else "The upload was deleted: choose the image again.")
+    try:
+        data = Path(path).read_bytes()
+        image = open_image(data, name="The file")
+        if image.format not in FORMATS:
+            raise sentence(f"The file is of the format {image.format}: choose one of {', '.join(FORMATS)}.")
+        if image.width * image.height > MAX_PIXELS:
+            raise sentence(
+                f"The image has {image.width}x{image.height} pixels, more than {MAX_PIXELS}: scale it down."
+            )
+        return decode_image(data, name="The file")
+    except CorruptImageError as error:
+        raise sentence(str(error)) from error
+
+
+def sentence(message: str) -> gr.Error:
+    """An error that the page shows, and that is none of the server's."""
+    return gr.Error(message, print_exception=False)
+
+
 def load_teacher(config) -> PatchTeacher:
     """The teacher that a distiller was trained with, as its config names it."""
     settings = {"revision": config.teacher_revision, "layers": config.teacher_layers}
@@ -82,11 +115,12 @@ def picture(values: torch.Tensor, side: int = 224) -> np.ndarray:
 
 
 def build(demo: Demo, title: str) -> gr.Blocks:
-    with gr.Blocks(title="What the student learned") as page:
+    with gr.Blocks(title="What the student learned", delete_cache=(UPLOADS_LIVE // 10, UPLOADS_LIVE)) as page:
         gr.Markdown(f"# What the student learned\n`{title}` sees the cells that are not grey, and predicts the rest.")
         with gr.Row():
             with gr.Column(scale=1):
-                image = gr.Image(type="pil", label="Image", height=260)
+                image = gr.Image(type="filepath", label="Image", height=260)
+                image.preprocess = lambda file: file and file.path  # gradio's own would decode whatever comes
                 ratio = gr.Slider(0.05, 0.95, 0.6, step=0.05, label="Share of hidden cells")
                 seed = gr.Slider(0, 99, 0, step=1, label="Which cells")
                 button = gr.Button("Look", variant="primary")
@@ -105,4 +139,5 @@ if __name__ == "__main__":
     args = parser.parse_args()
     if args.student is None:
         parser.error("name a student with --student")
-    build(Demo(args.student, args.images), os.path.basename(args.student.rstrip("/"))).launch(server_port=args.port)
+    page = build(Demo(args.student, args.images), os.path.basename(args.student.rstrip("/")))
+    page.launch(server_port=args.port, max_file_size=MAX_FILE_SIZE)
