@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
-import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from hgkd_hf.data.access import ANYWHERE, ImageAccess
+from hgkd_hf.data.bit_depth import SampleRange, stated_range, to_eight_bits
 from hgkd_hf.data.errors import reason
 
 # 400 MB once decoded to RGB; larger files are more often bombs or scanned maps than samples.
@@ -29,7 +29,7 @@ def decode_image(
     name: str | None = None,
     access: ImageAccess = ANYWHERE,
 ) -> Image.Image:
-    """Decode an image to RGB: upright, transparency on white, 16-bit grey scaled to 8 bits, first frame only.
+    """Decode an image to RGB: upright, transparency on white, scaled to 8 bits by its range, first frame only.
 
     Args:
         value: `{"bytes", "path"}` as an undecoded `datasets` column gives it (the bytes win; a path may be local or
@@ -40,8 +40,8 @@ def decode_image(
         access: where paths and URLs may lie.
 
     Raises:
-        CorruptImageError: there is no image, it is broken, of an unknown format, lies where it may not, or has more
-            than `MAX_PIXELS`.
+        CorruptImageError: there is no image, it is broken, of an unknown format, lies where it may not, has more
+            than `MAX_PIXELS`, or more than 8 bits whose range is not known (see `stated_range`).
         OSError: a remote path cannot be read. A network failure says nothing about the image.
     """
     name = _name(value, name)
@@ -49,8 +49,9 @@ def decode_image(
         image = _open_within_bound(value, access)
         if min_side is not None and image.format in ("JPEG", "MPO"):
             image.draft(None, (min_side, min_side))
+        samples = stated_range(image)  # before its tags are gone
         image.load()
-        return _to_rgb(_upright(image))
+        return _to_rgb(_upright(image), samples)
 
 
 def open_image(
@@ -129,12 +130,9 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if exif_orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "I" or image.mode.startswith("I;16"):  # PIL's own conversion clips at 255 instead of scaling
-        levels = np.asarray(image).astype(np.int64).clip(0, 65535)
-        image = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
-    if image.mode == "F":
-        raise CorruptImageError("it holds floating-point pixels, whose range is unknown")
+def _to_rgb(image: Image.Image, samples: SampleRange | None) -> Image.Image:
+    if samples is not None:
+        image = to_eight_bits(image, samples)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
