@@ -84,7 +84,7 @@ def test_class_numbers_are_read_as_stored(kind):
         (encoded(np.full((4, 6), np.nan, np.float32), "TIFF"), "row 3: the mask holds nan, but classes are whole"),
         ([[0, 1], [0]], "row 3: the mask's rows differ in length."),
         (7, "row 3: the mask has shape () of int64"),
-        ("mask.png", "row 3: the mask has shape () of <U8"),
+        ("mask.png", "row 3: the mask (mask.png) cannot be decoded: [Errno 2] No such file"),
     ],
     ids=["none", "null", "truncated", "no image", "jpeg", "colours", "float", "nan", "ragged", "number", "text"],
 )
@@ -139,9 +139,9 @@ HALF_VOID = np.where(np.arange(64) < 40, 255, SQUARE).astype(np.uint8)
 REFUSED = {
     "0 and 255": (
         repeated(SQUARE * 255),
-        "only class 'ground' occurs, thing never, and 19.5% of the pixels of all 8 masks are ignored; the values are "
-        "0, 255. Correct --ignore_index, or say with --mask_values which value is which class, such as --mask_values "
-        "0 255 for ground, thing.",
+        "only class 'ground' occurs, 'thing' never, and 19.5% of the pixels of all 8 masks are ignored; the values "
+        "are 0, 255. Correct --ignore_index, or say with --mask_values which value is which class, such as "
+        "--mask_values 0 255 for ground, thing.",
     ),
     "0 and 128": (
         repeated(SQUARE * 128),
@@ -149,8 +149,8 @@ REFUSED = {
         "--class_names, set --ignore_index 128, or say with --mask_values which value is which class, such as",
     ),
     "from 1": (repeated(SQUARE + 1), "such as --mask_values 1 2 for ground, thing."),
-    "one class": (repeated(SQUARE * 0), "only class 'ground' occurs, thing never, and 0.0% of the pixels of all 8"),
-    "all ignored": (repeated(SQUARE * 0 + 255), "no class occurs, ground, thing never, and 100.0% of the pixels"),
+    "one class": (repeated(SQUARE * 0), "only class 'ground' occurs, 'thing' never, and 0.0% of the pixels of all 8"),
+    "all ignored": (repeated(SQUARE * 0 + 255), "no class occurs, 'ground', 'thing' never, and 100.0% of the pixels"),
     "a rare wrong value": (
         [*repeated(SQUARE, 7), encoded(np.where(np.arange(64) < 1, 9, SQUARE).astype(np.uint8))],
         "1 of all 8 masks hold values of no class (0.2% of the pixels): 9; the 2 classes are 0, 1. Name more",
@@ -190,7 +190,7 @@ WARNED = {
     "rare class among many masks": (
         {},
         [*repeated(SQUARE * 0, 300), encoded(SQUARE)],
-        "1 of 2 classes never occur in 256 of 301 masks: thing.",
+        "1 of 2 classes never occur in 256 of 301 masks: 'thing'.",
     ),
 }
 
@@ -220,7 +220,7 @@ def test_mask_values_map_any_value_to_its_class(tmp_path):
 @pytest.mark.parametrize("values", [[0], [0, 0], [0, 1, 2]])
 def test_mask_values_that_do_not_fit_the_classes_are_refused(values, tmp_path):
     task = segmentation(write(tmp_path, "mask", Image(), repeated(SQUARE)), mask_values=values)
-    with pytest.raises(ValueError, match="but 2 different values are needed, one for each class of ground, thing"):
+    with pytest.raises(ValueError, match="but 2 different values are needed, one for each class of 'ground', 'thing'"):
         task.training_data(0)
 
 
@@ -278,3 +278,23 @@ def test_upright_masks_of_turned_images_are_right(tmp_path, caplog):
 def test_masks_need_not_be_images(feature, values, tmp_path):
     dataset = segmentation(write(tmp_path, "mask", feature, values)).training_data(0)
     assert 1 in dataset[0]["labels"].unique()
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["of the data set", "elsewhere"])
+def test_masks_that_rows_name_by_a_path_lie_in_the_data_set(inside, tmp_path):
+    """What a downloaded table names must not be opened wherever it lies."""
+    folder = tmp_path / "data"
+    place = (folder if inside else tmp_path) / "secret.png"
+    folder.mkdir()
+    place.write_bytes(encoded(SQUARE)["bytes"])
+    task = segmentation(write(folder, "mask", Value("string"), [str(place)] * 4))
+    if inside:
+        assert 1 in task.training_data(0)[0]["labels"].unique()
+    else:
+        with pytest.raises(ValueError, match=r"row 0: the mask .* cannot be decoded: it is named as .*outside of the"):
+            task.training_data(0)
+
+
+def test_the_mask_column_is_not_taken_for_the_images(tmp_path):
+    task = segmentation(write(tmp_path, "mask", Image(), repeated(SQUARE)), image_column=None)
+    assert task.source.image_column == "image"

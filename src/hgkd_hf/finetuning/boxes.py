@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -11,7 +11,8 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, List, Value
 
 from ..data.decode import CorruptImageError
-from .survey import Survey, listed, share
+from ..data.errors import listed
+from .survey import Survey, share
 
 BOX_KEYS = ("bbox", "bboxes", "boxes", "box")
 CATEGORY_KEYS = ("category", "categories", "category_id", "category_ids", "label", "labels", "class", "classes")
@@ -77,23 +78,28 @@ def _as_boxes(boxes: list, name: str) -> np.ndarray:
     return array
 
 
-def class_numbers(categories: list, own_names: Sequence[str], names: Sequence[str], name: str) -> np.ndarray:
-    """Categories, numbers of `own_names` or names, to positions in `names`: (N,) int64.
+def class_numbers(categories: list, classes: Mapping[str, int], name: str) -> np.ndarray:
+    """Categories, names or their positions, to classes (N,) int64.
+
+    Args:
+        categories: of a row.
+        classes: the class of each name, in the order in which the row counts them.
+        name: what an error calls the row.
 
     Raises:
         CorruptImageError: a category is no class.
     """
+    names = list(classes)
     labels = []
     for category in categories:
-        known = category in names
-        if isinstance(category, int | float) and category == int(category) and 0 <= category < len(own_names):
-            category, known = own_names[int(category)], True
-        if not known:
+        if isinstance(category, int | float) and isfinite(category) and 0 <= category < len(names):
+            category = names[int(category)] if category == int(category) else category
+        if category not in classes:
             raise CorruptImageError(
                 f"{name}: the category {category!r} is none of the {len(names)} classes {listed(names)}, whose "
                 "numbers begin at 0 (--class_names)."
             )
-        labels.append(names.index(category))
+        labels.append(classes[category])
     return np.array(labels, dtype=np.int64)
 
 

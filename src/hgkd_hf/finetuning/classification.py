@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..data import DistillationDataset, EvaluationDataset, ImageSource, ImageTransform, Mixing, collate, load_images
+from ..data import DistillationDataset, EvaluationDataset, ImageSource, ImageTransform, Mixing, collate
 from ..hub import student_image_processor
 from ..students.classifier_layers import build_classifier
 from .task import Task
@@ -67,18 +67,6 @@ class ImageClassification(Task):
     def image_processor(self) -> BaseImageProcessor:
         """Short side, centre crop, normalisation."""
         return student_image_processor(self.image_size, *self.normalisation, self.crop_fraction)
-
-    def open_split(self, split: str, max_samples: int | None) -> ImageSource:
-        """At most `max_samples` rows of a split of the dataset."""
-        return load_images(
-            self.dataset,
-            split=split,
-            config_name=self.dataset_config,
-            revision=self.dataset_revision,
-            image_column=self.image_column,
-            label_column=self.target_column,
-            max_samples=max_samples,
-        )
 
     def samples(self, source: ImageSource, train: bool, seed: int, skipped_log: Path | None) -> Dataset:
         """Samples with `pixel_values` (3, H, W) and `labels`, in training as (classes,) probabilities.

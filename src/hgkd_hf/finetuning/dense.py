@@ -61,6 +61,11 @@ class DenseTask(Task):
         """The column of the targets."""
         return self.target_column or self.default_target_column
 
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """The columns by what `load_images` calls them."""
+        return {"image_column": self.image_column, "target_column": self.column}
+
     def class_names_of(self, source: ImageSource) -> Sequence[str] | None:
         """None: a column of classes of whole images does not name those of pixels."""
         return None
@@ -91,8 +96,7 @@ class DenseTask(Task):
             ValueError: there is no column of targets, or a look at some hundred of them finds them unfit.
         """
         dataset = DenseDataset(self, source, train, seed, skipped_log)
-        where = f"split {source.split!r} of {source.name!r}"
-        self.survey(source).run(dataset.rows, source.image_column, self.column, where, train)
+        self.survey(source).run(dataset.rows, source, self.column, train)
         return dataset
 
     def pixels(self, image: Image.Image, place: Placement) -> Tensor:

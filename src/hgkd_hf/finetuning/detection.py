@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, RTDetrConfig, RTDetrForObjectDetection, RTDetrImageProcessorPil
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..data import ImageSource
+from ..data import ImageSource, match_classes
 from ..data.decode import CorruptImageError
+from ..data.errors import listed
 from ..students.features import feature_scales
 from .boxes import BOX_FORMATS, BoxSurvey, category_names, class_numbers, misfitting, read_objects, to_corners
 from .dense import DenseTask, backbone_config, load_backbone_weights
@@ -110,11 +111,11 @@ class ObjectDetection(DenseTask):
 
     def survey(self, source: ImageSource) -> BoxSurvey:
         """Compares boxes with their images."""
-        return BoxSurvey(self.box_format, partial(self._read, own_names=self.own_names(source)))
+        return BoxSurvey(self.box_format, partial(self._read, classes=self.classes_of(source)))
 
     def target_reader(self, source: ImageSource) -> Callable[[Any, Image.Image, str], tuple[Tensor, Tensor]]:
         """`read_objects` with the classes as the split numbers them."""
-        return partial(self.read_objects, own_names=self.own_names(source))
+        return partial(self.read_objects, classes=self.classes_of(source))
 
     def train_sample(self, target: tuple[Tensor, Tensor], place: Placement) -> dict[str, Any]:
         """`labels` as the model takes them: `class_labels` (N,), `boxes` (N, 4), centre and size in canvas sides."""
@@ -132,25 +133,24 @@ class ObjectDetection(DenseTask):
         size = torch.tensor([image.height, image.width])
         return {"labels": {"class_labels": classes, "boxes": boxes, "size": size}}
 
-    def own_names(self, source: ImageSource) -> tuple[str, ...]:
-        """The classes by a split's own numbers, all of which the model knows by name.
+    def classes_of(self, source: ImageSource) -> dict[str, int]:
+        """The model's class of each category of a split, in the order in which the split counts them.
 
         Raises:
-            ValueError: the split names a class that the model does not have.
+            ValueError: the split has a category that is no class of the model.
         """
-        own = self.class_names_of(source)
-        if own is None or all(name.isdecimal() for name in own):  # numbers, which --class_names may name
-            return self.names
-        strange = [name for name in own if name not in self.names]
-        if strange:
+        own = self.class_names_of(source) or self.names
+        where = f"split {source.split!r} of {source.name!r}"
+        numbers = match_classes(own, self.names, where, "the model")
+        if None in numbers:
             raise ValueError(
-                f"split {source.split!r} of {source.name!r} has the class(es) {', '.join(strange)}, which are not "
-                f"among those of the model: {', '.join(self.names)} (--class_names)."
+                f"{where} has the classes {listed(own)}, of which {own[numbers.index(None)]!r} is none of the model's "
+                f"{listed(self.names)} (--class_names)."
             )
-        return tuple(own)
+        return dict(zip(own, numbers))
 
     def read_objects(
-        self, objects: Any, image: Image.Image, name: str, own_names: Sequence[str] | None = None
+        self, objects: Any, image: Image.Image, name: str, classes: dict[str, int] | None = None
     ) -> tuple[Tensor, Tensor]:
         """A row's boxes (N, 4) float32, x1, y1, x2, y2 in pixels, clipped to the image, and classes (N,) int64.
 
@@ -160,13 +160,13 @@ class ObjectDetection(DenseTask):
             objects: in a form that `boxes.read_objects` knows.
             image: the upright image.
             name: what an error calls the row.
-            own_names: the classes by the numbers of `objects`; None: those of the task.
+            classes: of `classes_of` the split; None: the task's names in their order.
 
         Raises:
             CorruptImageError: the row has another form, a box is no four finite numbers or has a negative side, or a
                 category is no class.
         """
-        boxes, classes = self._read(objects, name, own_names or self.names)
+        boxes, classes = self._read(objects, name, classes)
         size = np.array([image.width, image.height])
         self._warn_of_misfits(boxes, size, name)
         corners = to_corners(boxes, self.box_format, size)
@@ -190,10 +190,11 @@ class ObjectDetection(DenseTask):
                 *(name, misfits.sum(), len(boxes), *size, self.box_format, boxes[misfits][0].tolist()),
             )
 
-    def _read(self, objects: Any, name: str, own_names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _read(self, objects: Any, name: str, classes: dict[str, int] | None) -> tuple[np.ndarray, np.ndarray]:
         """Boxes (N, 4) as stored, and the model's classes (N,) int64."""
         boxes, categories = read_objects(objects, name)
-        return boxes, class_numbers(categories, own_names, self.names, name)
+        classes = self.label_maps["label2id"] if classes is None else classes
+        return boxes, class_numbers(categories, classes, name)
 
     def predict(self, model: PreTrainedModel, batch: dict[str, Any]) -> list[tuple[dict, dict]]:
         """(prediction, reference) of each image: `boxes` (N, 4) x1, y1, x2, y2 in pixels, `labels`, `scores`."""

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ..data.access import ANYWHERE, ImageAccess
 from ..data.decode import CorruptImageError, open_image
-from .survey import Survey, listed, share
+from ..data.errors import listed, reason
+from .survey import Survey, share
 
 IGNORED = -100  # cross-entropy's own default: no class has it, however many there are
 UNKNOWN = -1
@@ -20,21 +22,24 @@ _TABLE_SIZE = 2**16
 _STRETCHED = {"L;2": 85, "L;4": 17}
 
 
-def read_pixel_values(value: Any, name: str) -> np.ndarray:
+def read_pixel_values(value: Any, name: str, access: ImageAccess = ANYWHERE) -> np.ndarray:
     """The values of a mask's pixels, (H, W) of an integer type: never scaled, wrapped or clipped.
 
     Args:
-        value: `{"bytes", "path"}` of an image file, the bytes of one, or nested lists. A palette's indices are the
+        value: `{"bytes", "path"}` of an image file, its bytes, its path, or nested lists. A palette's indices are the
             values; several bands count as one where they are equal.
         name: what an error calls the row.
+        access: where files that rows name may lie.
 
     Raises:
         CorruptImageError: there is no mask, it cannot be decoded, or it is no map of whole numbers.
     """
     if value is None:
         raise CorruptImageError(f"{name} has no mask.")
+    if isinstance(value, str):
+        value = {"bytes": None, "path": value}
     if isinstance(value, dict | bytes):
-        values = _read_file(value, name)
+        values = _read_file(value, name, access)
     else:
         try:
             values = np.asarray(value)
@@ -54,16 +59,15 @@ def read_pixel_values(value: Any, name: str) -> np.ndarray:
     return values.astype(np.uint8) if values.dtype.kind == "b" else values
 
 
-def _read_file(value: dict | bytes, name: str) -> np.ndarray:
-    file = open_image(value, name=f"{name}: the mask")
+def _read_file(value: dict | bytes, name: str, access: ImageAccess) -> np.ndarray:
+    file = open_image(value, name=f"{name}: the mask", access=access)
     if file.format in ("JPEG", "MPO"):
         raise CorruptImageError(f"{name}: the mask is a JPEG, which changes class numbers: store masks as PNG.")
     stretch = _STRETCHED.get(file.tile[0].args) if file.format == "PNG" and file.tile else None
     try:
         values = np.array(file)
     except Exception as error:  # broken files make Pillow's readers fail in every way
-        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise CorruptImageError(f"{name}: the mask cannot be decoded: {reason}.") from error
+        raise CorruptImageError(f"{name}: the mask cannot be decoded: {reason(error)}.") from error
     if values.ndim == 3:
         colours = values[..., : 1 if file.mode in ("LA", "PA") else 3]
         if (colours != colours[..., :1]).any():
@@ -142,16 +146,16 @@ class MaskSurvey(Survey):
 
     noun = "masks"
 
-    def __init__(self, classes: ClassValues):
+    def __init__(self, classes: ClassValues, access: ImageAccess):
         super().__init__()
-        self.classes = classes
+        self.classes, self.access = classes, access
         self.pixels: Counter[int] = Counter()  # by value
         self.strange = 0  # masks with a value of no class
 
     def add(self, target: Any, size: tuple[int, int], turned: bool, index: int) -> None:
         """Count the values of a row's mask."""
         name = f"row {index}"
-        pixels = read_pixel_values(target, name)
+        pixels = read_pixel_values(target, name, self.access)
         check_size(pixels, *size, name)
         if pixels.dtype in (np.uint8, np.uint16):
             counts = np.bincount(pixels.ravel())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, SegformerImageProcessorPil, UperNetCon
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..data import ImageSource
+from ..data.access import ANYWHERE, ImageAccess
 from ..data.decode import CorruptImageError
 from ..students.features import feature_scales
 from ..students.sparse_unet import SparseUNetConfig, SparseUNetForSemanticSegmentation
@@ -85,11 +86,11 @@ class SemanticSegmentation(DenseTask):
 
     def survey(self, source: ImageSource) -> MaskSurvey:
         """Counts the values of masks."""
-        return MaskSurvey(self.class_values)
+        return MaskSurvey(self.class_values, source.access)
 
     def target_reader(self, source: ImageSource) -> Callable[[Any, Image.Image, str], np.ndarray]:
-        """`read_mask`."""
-        return self.read_mask
+        """`read_mask` of the files that the split may name."""
+        return partial(self.read_mask, access=source.access)
 
     def train_sample(self, target: np.ndarray, place: Placement) -> dict[str, Tensor]:
         """`labels` (H, W) int64 of the canvas, `IGNORED` where they do not count."""
@@ -99,13 +100,19 @@ class SemanticSegmentation(DenseTask):
         """`labels` int64 of the mask's own size."""
         return {"labels": torch.from_numpy(target.astype(np.int64))}
 
-    def read_mask(self, value: Any, image: Image.Image, name: str) -> np.ndarray:
+    def read_mask(self, value: Any, image: Image.Image, name: str, access: ImageAccess = ANYWHERE) -> np.ndarray:
         """A row's mask as classes (H, W) int32, `IGNORED` where pixels do not count.
+
+        Args:
+            value: in a form that `masks.read_pixel_values` knows.
+            image: the upright image.
+            name: what an error calls the row.
+            access: where files that rows name may lie.
 
         Raises:
             CorruptImageError: it is no map of class numbers, not of the image's size, or holds a value of no class.
         """
-        pixels = read_pixel_values(value, name)
+        pixels = read_pixel_values(value, name, access)
         check_size(pixels, image.width, image.height, name)
         classes = self.class_values.to_classes(pixels)
         unknown = classes == UNKNOWN

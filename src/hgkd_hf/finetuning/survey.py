@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
+from ..data import ImageSource
 from ..data.decode import CorruptImageError, exif_orientation, open_image
 
 logger = logging.getLogger(__name__)
@@ -15,7 +16,6 @@ SURVEYED_ROWS = 256
 # More unusable annotations than that among those looked at are a mistake of the data or of a flag. Fewer are skipped
 # in training, as unreadable images are.
 UNUSABLE_SHARE = 0.1
-_SHOWN = 8
 
 
 class Survey(ABC):
@@ -73,27 +73,27 @@ class Survey(ABC):
         """Log a warning about the split."""
         logger.warning("%s: %s", self.where, message)
 
-    def run(self, rows: Sequence[dict], image_column: str, column: str, where: str, training: bool) -> None:
+    def run(self, rows: Sequence[dict], source: ImageSource, column: str, training: bool) -> None:
         """Look at rows and conclude.
 
         Args:
             rows: of the split, each with its undecoded image and its annotation.
-            image_column, column: where they are.
-            where: what messages call the split.
+            source: the split.
+            column: of the annotations.
             training: whether the split is trained on.
 
         Raises:
             ValueError: a model could not learn from these annotations, or not be measured by them.
         """
-        self.where, self.rows = where, len(rows)
+        self.where, self.rows = f"split {source.split!r} of {source.name!r}", len(rows)
         for index in _spread(len(rows)):
             if self.looked_at >= SURVEYED_ROWS and self.enough:
                 break
             self.looked_at += 1
-            self._look(rows[index], image_column, column, index)
+            self._look(rows[index], source, column, index)
         if len(self.unusable) > UNUSABLE_SHARE * self.looked_at:
             raise ValueError(
-                f"{where}: {len(self.unusable)} of {self.seen} cannot be used. The first: {self.unusable[0]}"
+                f"{self.where}: {len(self.unusable)} of {self.seen} cannot be used. The first: {self.unusable[0]}"
             )
         if self.unusable:
             self.warn(f"{len(self.unusable)} of {self.seen} cannot be used and are skipped: {self.unusable[0]}")
@@ -105,9 +105,9 @@ class Survey(ABC):
         if self.usable:
             self.conclude(training)
 
-    def _look(self, row: dict, image_column: str, column: str, index: int) -> None:
+    def _look(self, row: dict, source: ImageSource, column: str, index: int) -> None:
         try:
-            image = open_image(row[image_column])
+            image = open_image(row[source.image_column], access=source.access)
         except CorruptImageError:
             return  # skipped and counted where images are read
         orientation = exif_orientation(image)
@@ -127,13 +127,6 @@ def _spread(count: int) -> Iterable[int]:
     first = sorted({index * count // SURVEYED_ROWS for index in range(SURVEYED_ROWS)})
     yield from first
     yield from sorted(set(range(count)) - set(first))
-
-
-def listed(values: Iterable[Any]) -> str:
-    """The first few values, and how many more there are."""
-    values = list(values)
-    shown = ", ".join(map(str, values[:_SHOWN]))
-    return shown if len(values) <= _SHOWN else f"{shown} and {len(values) - _SHOWN} more"
 
 
 def share(part: int, total: int) -> str:

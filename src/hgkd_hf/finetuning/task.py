@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,9 +15,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..data import ImageSource, load_images
+from ..data import Flags, ImageSource, load_images
 from ..students.presets import PRESETS, student_encoder_config
 from ..teachers.checkpoint import image_statistics
+
+FLAGS = Flags(label_column="--target_column")
 
 
 @dataclass
@@ -91,16 +93,22 @@ class Task(ABC):
         """The names that the dataset itself gives to its classes."""
         return source.class_names
 
-    def open_split(self, split: str, max_samples: int | None) -> ImageSource:
-        """At most `max_samples` rows of a split of the dataset."""
+    def open_split(self, split: str, max_samples: int | None, flags: Flags = FLAGS) -> ImageSource:
+        """At most `max_samples` rows of a split of the dataset; `flags` are what errors name."""
         return load_images(
             self.dataset,
             split=split,
             config_name=self.dataset_config,
             revision=self.dataset_revision,
-            image_column=self.image_column,
             max_samples=max_samples,
+            flags=flags,
+            **self.columns,
         )
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """The columns by what `load_images` calls them."""
+        return {"image_column": self.image_column, "label_column": self.target_column}
 
     def training_data(self, seed: int, skipped_log: Path | None = None) -> Dataset:
         """Random samples of the training split, keyed by (seed, epoch, index)."""
@@ -110,7 +118,8 @@ class Task(ABC):
         """Samples of `eval_split`, None without."""
         if self.eval_split is None:
             return None
-        return self.samples(self.open_split(self.eval_split, self.max_eval_samples), False, 0, None)
+        flags = replace(FLAGS, split="--eval_split", max_samples="--max_eval_samples")
+        return self.samples(self.open_split(self.eval_split, self.max_eval_samples, flags), False, 0, None)
 
     @cached_property
     def source(self) -> ImageSource:
