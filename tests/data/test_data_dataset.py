@@ -170,7 +170,7 @@ def test_bad_images_are_replaced_counted_and_named(tmp_path, caplog):
     assert dataset[12]["sample_index"] == 0
     assert dataset.num_skipped == 3
     assert same(dataset[3], sample)
-    assert dataset.num_skipped == 5
+    assert dataset.num_skipped == 3, "images, not how often they are met"
     lines = [line.split("\t") for line in log.read_text().splitlines()]
     assert [line[:2] for line in lines] == [["3", "3.png"], ["4", "4.png"], ["12", "12.png"]]
     assert lines[0][2] == "row 3 (3.png) cannot be decoded: its format is not known."

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hgkd_hf.data.skipped import append_skipped
 from hgkd_hf.hub.student_card import StudentCard
 from hgkd_hf.report import RunRecord, write_report
 from hgkd_hf.report.record import charts
@@ -42,11 +43,14 @@ def test_a_run_that_goes_on_is_reported_too(run):
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 41, "lo')
     (run / "non_finite.jsonl").write_text('{"step": 3}\n{"step": 4}\n')
+    for row in (5, 6, 5):
+        append_skipped(run / "skipped.tsv", row, f"{row}\n.png", "broken")
     record = RunRecord.read(run)
     assert not record.finished
     assert record.steps == STEPS
     assert record.warnings == [
-        "2 step(s) were skipped because loss or gradient was not finite (see non_finite.jsonl)."
+        "2 step(s) were skipped because loss or gradient was not finite (see non_finite.jsonl).",
+        "2 image(s) could not be read (see skipped.tsv).",
     ]
     assert "not finished" in write_report(run).read_text()
 

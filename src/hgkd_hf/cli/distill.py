@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, set_seed
 from ..checkpoints.folders import list_checkpoints, newest_checkpoint
 from ..checkpoints.identity import check_same_run, has_begun
 from ..data import collate
+from ..data.skipped import SKIPPED_FILE, count_skipped
 from ..hub import find_source, student_image_processor
 from ..hub.folder import BEST_FOLDER, warn_only
 from ..methods import Method
@@ -41,7 +42,7 @@ def main(arguments: list[str] | None = None) -> dict:
     run = Path(training.output_dir)
     set_seed(training.seed)
     model = args.build_model()
-    train = args.training_data(model, training.seed, None if args.dry_run else run / "skipped.tsv")
+    train = args.training_data(model, training.seed, None if args.dry_run else run / SKIPPED_FILE)
     knn_datasets = args.evaluation_data(model)
     checkpoint = find_checkpoint(args, training)
     if not args.dry_run:
@@ -74,7 +75,7 @@ def main(arguments: list[str] | None = None) -> dict:
     summary["train_seconds"] = round(time.perf_counter() - start, 1)
     if knn_datasets is not None:
         summary["after"] = trainer.evaluate(metric_key_prefix="after")
-    summary["images_skipped"] = train.num_skipped
+    summary["images_skipped"] = count_skipped(run / SKIPPED_FILE)
     trainer.save_model()
     if trainer.is_world_process_zero():
         finish(run, args, training, trainer, summary)

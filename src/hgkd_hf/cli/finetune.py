@@ -21,6 +21,7 @@ from transformers import set_seed
 
 from ..checkpoints.folders import list_checkpoints, newest_checkpoint
 from ..checkpoints.identity import check_same_run, has_begun
+from ..data.skipped import SKIPPED_FILE
 from ..finetuning import FineTuningArguments, FineTuningTrainer, Task
 from .choices import parse_task
 from .errors import run_script
@@ -35,7 +36,7 @@ def main(arguments: list[str] | None = None) -> dict:
     checkpoint = find_checkpoint(task, training)
     set_seed(training.seed)
     model = task.build_model()
-    train, evaluated = task.training_data(training.seed, run / "skipped.tsv"), task.evaluation_data()
+    train, evaluated = task.training_data(training.seed, run / SKIPPED_FILE), task.evaluation_data()
     run.mkdir(parents=True, exist_ok=True)
     training.settle_batch_size(model, train, task.collate)
     check_same_run(

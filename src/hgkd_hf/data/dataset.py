@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from hgkd_hf.data.decode import CorruptImageError
 from hgkd_hf.data.labels import labelled
 from hgkd_hf.data.mixing import Mixing
 from hgkd_hf.data.reading import read_patiently
+from hgkd_hf.data.skipped import append_skipped
 from hgkd_hf.data.source import ImageSource
 from hgkd_hf.sparse.masking import num_visible_cells, random_cell_mask
 
@@ -26,6 +28,8 @@ logger = logging.getLogger(__name__)
 # So many broken images in a row are no accident of the data but a wrong column or a lost disk.
 MAX_TRIES = 32
 _COUNTER_SLOTS = 1024
+# Rows of a stream are told apart by a hash of so many values, where a few thousand bad ones hardly ever meet.
+_STREAM_SLOTS = 2**20
 # Of fewer rows of a stream, the share that is bad says nothing.
 _FIRST_ROWS = 100
 
@@ -76,12 +80,13 @@ class _Samples:
         # a worker, since an addition by two of them to one slot could lose a count.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
         self._skipped = torch.zeros(_COUNTER_SLOTS, dtype=torch.int64).share_memory_()
-        self._named: set[int] = set()
+        slots = _STREAM_SLOTS if self._streams else len(self.rows)
+        self._bad = torch.zeros(slots, dtype=torch.bool).share_memory_()
 
     @property
     def num_skipped(self) -> int:
-        """How often a bad image was met, in all workers of this process, since the dataset was built."""
-        return int(self._skipped.sum())
+        """How many bad images all workers of this process have met, each counted once."""
+        return int(self._bad.sum())
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of all samples read from now on, in workers that are running too."""
@@ -107,15 +112,18 @@ class _Samples:
     def _skip(self, index: int, row: dict, error: CorruptImageError) -> None:
         """Count a bad image; the first time in this process, say which."""
         self._skipped[_slot()] += 1
-        if index in self._named:
+        value = row[self.source.image_column] or {}
+        place = index
+        if self._streams:  # where a row has another index in every pass
+            key = value.get("path") or value.get("bytes") or b""
+            digest = hashlib.blake2b(key if isinstance(key, bytes) else os.fsencode(key), digest_size=8)
+            place = int.from_bytes(digest.digest()) % _STREAM_SLOTS
+        if self._bad[place]:
             return
-        self._named.add(index)
+        self._bad[place] = True
         logger.warning("Skipped: %s", error)
         if self.skipped_log is not None:
-            value = row[self.source.image_column]
-            path = (value or {}).get("path") or "-"
-            with open(self.skipped_log, "a", encoding="utf-8") as file:
-                file.write(f"{index}\t{path}\t{error}\n")
+            append_skipped(self.skipped_log, index, value.get("path"), str(error))
 
 
 class DistillationDataset(_Samples, torch.utils.data.Dataset):
@@ -126,8 +134,8 @@ class DistillationDataset(_Samples, torch.utils.data.Dataset):
     class, or with `mixing` (num_labels,) probabilities.
 
     A row whose image cannot be decoded is replaced by the next that can (its image, label and `sample_index`, with
-    the crop and mask of the row asked for, so that the two views differ). It is counted in `num_skipped`, named once
-    per process in the log, and written as `row <tab> path <tab> reason` to `skipped_log`.
+    the crop and mask of the row asked for, so that the two views differ). It is counted once in `num_skipped`, named
+    once in the log, and written as `row <tab> path <tab> reason` to `skipped_log` (see `read_skipped`).
 
     Args:
         source: rows, not streaming.
@@ -142,10 +150,6 @@ class DistillationDataset(_Samples, torch.utils.data.Dataset):
     Raises:
         ValueError: the source streams, or labels are asked of a source without.
     """
-
-    def __init__(self, source: ImageSource, transform: ImageTransform | MultiCropTransform, **settings) -> None:
-        super().__init__(source, transform, **settings)
-        self._bad = torch.zeros(len(self.rows), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -181,7 +185,6 @@ class DistillationDataset(_Samples, torch.utils.data.Dataset):
                 image = self._decode(row, current)
             except CorruptImageError as error:
                 self._skip(current, row, error)
-                self._bad[current] = True
                 last = error
             else:
                 return self._sample(image, row, current, key, epoch, purpose)
@@ -251,7 +254,7 @@ class StreamingDistillationDataset(_Samples, torch.utils.data.IterableDataset):
     @property
     def skipped_share(self) -> float:
         """Share of bad rows among those that workers of this process have read so far."""
-        return self.num_skipped / max(int(self._rows_read.sum()), _FIRST_ROWS)
+        return int(self._skipped.sum()) / max(int(self._rows_read.sum()), _FIRST_ROWS)
 
     def __iter__(self) -> Iterator[dict[str, Tensor | int]]:
         """One pass over this process's and worker's share, in the epoch that was set.
@@ -298,6 +301,18 @@ class StreamingDistillationDataset(_Samples, torch.utils.data.IterableDataset):
                 return
             if not self.shuffle_buffer:  # every pass of a reader is as long: whole ones need no reading
                 epoch, skip = epoch + skip // rows, skip % rows
+
+    def _decode(self, row: dict, index: int) -> Image.Image:
+        if self.return_labels:  # which nobody has looked through before
+            label, classes = self.source.label(row), self.source.class_names
+            if label is None:
+                raise CorruptImageError(f"row {index} has no label.")
+            if not isinstance(label, int) or label < 0 or (classes is not None and label >= len(classes)):
+                raise ValueError(
+                    f"row {index} of {self.source.name!r} has the label {label}, which is not the number of a class: "
+                    f"correct {self.source.flags.label_column} {self.source.label_column!r}."
+                )
+        return super()._decode(row, index)
 
     def _shuffled(self, epoch: int) -> IterableDataset:
         """This process's rows in the order of an epoch, which is the files' without `shuffle_buffer`."""

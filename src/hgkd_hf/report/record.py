@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ..data.skipped import SKIPPED_FILE, count_skipped
 from ..hub.privacy import public
 from ..hub.student_card import CARD_FILE, METRICS, StudentCard
 from ..visualize import read_metrics
@@ -154,13 +155,11 @@ def _pictures(run: Path) -> dict[str, Path]:
 
 def _warnings(run: Path, entries: list[dict[str, Any]]) -> list[str]:
     found = []
-    for file, what in (
-        ("non_finite.jsonl", "step(s) were skipped because loss or gradient was not finite"),
-        ("skipped.tsv", "image(s) could not be read"),
-    ):
-        path = run / file
-        if path.is_file() and (lines := path.read_text(encoding="utf-8").splitlines()):
-            found.append(f"{len(lines)} {what} (see {file}).")
+    steps = run / "non_finite.jsonl"
+    if steps.is_file() and (lines := steps.read_text(encoding="utf-8").splitlines()):
+        found.append(f"{len(lines)} step(s) were skipped because loss or gradient was not finite (see {steps.name}).")
+    if count := count_skipped(run / SKIPPED_FILE):
+        found.append(f"{count} image(s) could not be read (see {SKIPPED_FILE}).")
     spikes = [entry["step"] for entry in entries if "loss_spike" in entry]
     if spikes:
         found.append(f"The loss spiked {len(spikes)} time(s), first at step {spikes[0]}.")
