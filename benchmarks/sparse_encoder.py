@@ -260,7 +260,7 @@ def whole_step(repetitions: int, device: str, dtype: str) -> None:
     parts: dict[str, dict[str, list[float]]] = {"masked": {}, "cells": {}}
 
     def step(backend: str) -> None:
-        model.student.config.sparse_backend = backend
+        model.student.sparse_backend = backend
         times = parts[backend]
         marks = [("", time.perf_counter())]
 

@@ -36,7 +36,7 @@ def test_ratio_that_leaves_nothing():
 def test_cell_grid():
     assert cell_grid(224, 32) == (7, 7)
     assert cell_grid((64, 96), 32) == (2, 3)
-    with pytest.raises(ValueError, match="image_size 200 is no multiple of the 32-pixel mask cells.* 192 or 224"):
+    with pytest.raises(ValueError, match="image_size 200 is not a multiple of the 32-pixel mask cells.* 192 or 224"):
         cell_grid(200, 32)
     with pytest.raises(ValueError, match="set image_size to 32"):
         cell_grid(16, 32)

@@ -154,7 +154,7 @@ def test_aligned_teacher_image_size(patch, image, expected):
         ({"mask_ratio": 1}, "mask_ratio is 1, but"),
         ({"mask_ratio": 0.98}, "leaves none of the 4x4 cells visible: lower mask_ratio to 0.938"),
         ({"mask_ratio": 0.0, "positions": "masked"}, "mask_ratio 0 hides nothing to predict"),
-        ({"image_size": 60}, "image_size 60 is no multiple of the 16-pixel mask cells: set image_size to 48 or 64"),
+        ({"image_size": 60}, "image_size 60 is not a multiple of the 16-pixel mask cells: set image_size to 48 or 64"),
         ({"loss": "l3"}, "loss is 'l3': choose one of smooth-l1, mse, cosine"),
         ({"positions": "visible"}, "positions is 'visible'"),
         ({"decoder": "half"}, "decoder is 'half'"),

@@ -133,7 +133,7 @@ def test_two_processes_equal_one(images, teacher_folder, tmp_path):
     [
         ({"teacher": "STUDENT"}, "resnet model, but `teacher` must be a vision transformer"),
         ({"student": "TEACHER"}, "student model type 'vit' gives no feature maps at several scales"),
-        ({"image_size": 60}, "image_size 60 is no multiple of the 16-pixel mask cells: set image_size to 48 or 64"),
+        ({"image_size": 60}, "image_size 60 is not a multiple of the 16-pixel mask cells: set image_size to 48 or 64"),
         ({"mask_ratio": 1}, "mask_ratio is 1.0, but it must be at least 0 and below 1"),
         ({"mask_ratio": 0.99}, "leaves none of the 4x4 cells visible: lower mask_ratio to 0.938"),
         ({"dataset": "EMPTY"}, "empty"),

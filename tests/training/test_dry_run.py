@@ -79,7 +79,7 @@ def test_dry_run_tells_all_and_writes_nothing(distill, inputs, tmp_path, capsys)
         ({"dataset": "/nowhere/images"}, "/nowhere/images"),
         ({"knn_split": "validation"}, "validation"),
         ({"per_device_train_batch_size": 32}, "24 samples, but a step takes 32"),
-        ({"image_size": 60}, "image_size 60 is no multiple"),
+        ({"image_size": 60}, "image_size 60 is not a multiple"),
         ({"teacher_layers": 9}, "9"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -1,13 +1,13 @@
-"""What a training script needs to know of a method: its settings, its model, its samples, how it is described."""
+"""The methods by name; a method is one folder: its settings, its config and model, and how commands run it."""
 
 from __future__ import annotations
 
-from .base.settings import Method
-from .hgkd.settings import HGKDMethod
-from .kd.settings import KDMethod
-from .manifold.settings import ManifoldMethod
-from .msdcrd.settings import MSDCRDMethod
-from .rob.settings import RoBMethod
+from .base.method import Method
+from .hgkd import HGKDMethod
+from .kd import KDMethod
+from .manifold import ManifoldMethod
+from .msdcrd import MSDCRDMethod
+from .rob import RoBMethod
 
 METHODS: dict[str, type[Method]] = {
     "hgkd": HGKDMethod,

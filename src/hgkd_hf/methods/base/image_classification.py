@@ -12,16 +12,14 @@ from transformers import PreTrainedModel
 
 from ...students.classifier_layers import build_classifier
 from ...students.features import pooled_features
-from .attached_teacher import AttachedTeacherMixin, Teacher
-from .configuration_distiller import DistillerConfig
+from ...teachers import ClassifierTeacher
+from .distiller import Distiller, DistillerConfig, Teacher
 
 
-class ImageClassificationDistiller(AttachedTeacherMixin, PreTrainedModel):
+class ImageClassificationDistiller(Distiller):
     """A stock image classifier as student, with an attached teacher."""
 
-    base_model_prefix = "student"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    classifies = True
 
     def __init__(self, config: DistillerConfig):
         super().__init__(config)
@@ -29,21 +27,25 @@ class ImageClassificationDistiller(AttachedTeacherMixin, PreTrainedModel):
 
     def check_teacher_classes(self, teacher: Teacher, reason: str) -> None:
         """Raise `ValueError` if `teacher` does not have the student's classes, which `reason` asks for."""
-        classes = getattr(teacher, "num_labels", None)
-        if classes is None:
+        if not isinstance(teacher, ClassifierTeacher):
             raise ValueError(
                 f"{reason}, but the teacher {teacher.name_or_path!r} has no classifier: "
                 f"choose a checkpoint that classifies (--teacher), as a ClassifierTeacher."
             )
-        if classes != self.student.config.num_labels:
+        if teacher.num_labels != self.student.config.num_labels:
             raise ValueError(
-                f"{reason}, but the teacher has {classes} classes and the student {self.student.config.num_labels} "
-                f"(num_labels of student_config)."
+                f"{reason}, but the teacher has {teacher.num_labels} classes and the student "
+                f"{self.student.config.num_labels} (num_labels of student_config)."
             )
+
+    @property
+    def encoder(self) -> PreTrainedModel:
+        """The classifier without its head."""
+        return self.student.base_model
 
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """The student's feature vectors (B, C) of images (B, 3, H, W), for evaluation."""
-        return pooled_features(self.student.base_model, pixel_values)
+        return pooled_features(self.encoder, pixel_values)
 
     def image_logits(self, pixel_values: Tensor) -> Tensor:
         """The student's logits (B, num_labels) of images (B, 3, H, W), for evaluation."""

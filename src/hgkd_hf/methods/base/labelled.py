@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch.utils.data import Dataset
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from ...data import Mixing, class_names
-from .settings import Method
+from .image_classification import ImageClassificationDistiller
+from .method import Method
+from .settings import Settings, setting
 
 
 @dataclass
-class LabelledMethod(Method):
+class LabelledSettings(Settings):
+    """Base of the settings of a method that learns from labels."""
+
+    @property
+    def single_labels(self) -> str:
+        """The settings for which every image must have one class, not a mixture; empty if there are none."""
+        return ""
+
+
+@dataclass
+class LabelledMethod(LabelledSettings, Method):
     """A classifier is distilled: the student's classes are the dataset's."""
 
-    crop_scale: list[float] = field(
-        default_factory=lambda: [0.08, 1.0], metadata={"help": "Share of the area cropped."}
-    )
-    color_jitter: float = field(default=0.0, metadata={"help": "Of brightness, contrast and saturation."})
-    mixup: float = field(default=0.0, metadata={"help": "Alpha of mixup's Beta distribution; 0: none."})
-    cutmix: float = field(default=0.0, metadata={"help": "Alpha of cutmix's Beta distribution; 0: none."})
-    label_smoothing: float = field(default=0.0, metadata={"help": "Share of a label spread over all classes."})
+    crop_scale: list[float] = setting([0.08, 1.0], "Share of the area cropped.")
+    color_jitter: float = setting(0.0, "Of brightness, contrast and saturation.", minimum=0)
+    mixup: float = setting(0.0, "Alpha of mixup's Beta distribution; 0: none.", minimum=0)
+    cutmix: float = setting(0.0, "Alpha of cutmix's Beta distribution; 0: none.", minimum=0)
+    label_smoothing: float = setting(0.0, "Share of a label spread over all classes.", minimum=0, below=1)
+
+    def check(self) -> None:
+        """Also refuse mixed labels where single ones are needed."""
+        super().check()
+        if self.single_labels and (self.mixup or self.cutmix or self.label_smoothing):
+            raise ValueError(
+                f"{self.single_labels} needs one label an image: leave --mixup, --cutmix and --label_smoothing at 0."
+            )
 
     def student_config(self) -> PreTrainedConfig:
         """The student's config, with the dataset's classes."""
@@ -32,7 +50,7 @@ class LabelledMethod(Method):
         config.label2id = {name: index for index, name in enumerate(names)}
         return config
 
-    def training_data(self, model: PreTrainedModel, seed: int, skipped_log: Path) -> Dataset:
+    def training_data(self, model: ImageClassificationDistiller, seed: int, skipped_log: Path | None) -> Dataset:
         """One crop of every image and its label, mixed with another image's where that is asked for."""
         mixing = None
         if self.mixup or self.cutmix or self.label_smoothing:

@@ -1,6 +1,6 @@
 """The baselines of every comparison: labels alone, logit KD, DKD, FitNets hints, and InfoNCE in one batch."""
 
-from .configuration_kd import KDConfig
-from .modeling_kd import KDForImageClassification, KDOutput
+from .method import KDMethod
+from .modeling import KDConfig, KDForImageClassification, KDOutput
 
-__all__ = ["KDConfig", "KDForImageClassification", "KDOutput"]
+__all__ = ["KDConfig", "KDForImageClassification", "KDMethod", "KDOutput"]

@@ -1,24 +1,13 @@
-"""The baselines for the training script."""
+"""Settings of the baselines."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
-from ..base.labelled import LabelledMethod
-from . import KDConfig, KDForImageClassification
+from ..base.labelled import LabelledSettings
+from ..base.settings import setting
 
-# Settings that are fields of the distiller's config under the same names.
-CONFIG_FIELDS = (
-    "image_size",
-    "objective",
-    "label_weight",
-    "distillation_weight",
-    "temperature",
-    "target_class_weight",
-    "other_classes_weight",
-    "student_layer",
-    "gather",
-)
 TITLES = {
     "labels": "Labels alone",
     "kd": "Logit distillation (KD)",
@@ -29,51 +18,45 @@ TITLES = {
 
 
 @dataclass
-class KDMethod(LabelledMethod):
-    """Baselines: labels alone, logit KD, DKD, FitNets hints, InfoNCE in one batch (CRD without memory banks)."""
+class KDSettings(LabelledSettings):
+    """loss = label_weight * label loss + distillation_weight * objective.
 
-    objective: str = field(default="kd", metadata={"help": "labels | kd | dkd | hint | contrastive."})
-    label_weight: float = field(default=1.0, metadata={"help": "Of the label loss."})
-    distillation_weight: float = field(default=1.0, metadata={"help": "Of the objective."})
-    temperature: float | None = field(default=None, metadata={"help": "Default: logits 4, contrastive 0.07."})
-    target_class_weight: float = field(default=1.0, metadata={"help": "DKD's alpha."})
-    other_classes_weight: float = field(default=8.0, metadata={"help": "DKD's beta."})
-    student_layer: int = field(default=-1, metadata={"help": "Compared with the last of --teacher_layers."})
-    gather: bool = field(default=False, metadata={"help": "Contrastive candidates come from all processes."})
+    The objectives: `"labels"`, none; `"kd"`, the teacher's softened logits (arXiv:1503.02531); `"dkd"`, the same,
+    decoupled (arXiv:2203.08679); `"hint"`, the teacher's map, regressed (FitNets, arXiv:1412.6550); `"contrastive"`,
+    InfoNCE between pooled features, CRD's relative without memory banks (arXiv:1910.10699).
+    """
+
+    objective: Literal["labels", "kd", "dkd", "hint", "contrastive"] = setting("kd", "What is distilled.")
+    label_weight: float = setting(1.0, "Of the label loss.", minimum=0)
+    distillation_weight: float = setting(1.0, "Of the objective.", minimum=0)
+    temperature: float | None = setting(None, "Default: logits 4, contrastive 0.07.", above=0)
+    target_class_weight: float = setting(1.0, "DKD's alpha.", minimum=0)
+    other_classes_weight: float = setting(8.0, "DKD's beta.", minimum=0)
+    student_layer: int = setting(
+        -1, "Whose map hint and contrastive take: i = i-th block (ViT) or scale (CNN), -1 = last_hidden_state."
+    )
+    gather: bool = setting(False, "Contrastive candidates come from all processes.")
 
     @property
     def title(self) -> str:
         """The objective's name."""
-        return TITLES.get(self.objective, self.objective)
+        return TITLES[self.objective]
 
-    def __post_init__(self) -> None:
-        if self.objective == "dkd" and (self.mixup or self.cutmix or self.label_smoothing):
+    @property
+    def needs_teacher(self) -> bool:
+        """All objectives but labels alone."""
+        return self.objective != "labels"
+
+    @property
+    def single_labels(self) -> str:
+        """DKD tells the label's class from the others."""
+        return "objective 'dkd'" if self.objective == "dkd" else ""
+
+    def check(self) -> None:
+        """Also refuse weights that leave nothing to learn."""
+        super().check()
+        if not self.label_weight and (self.objective == "labels" or not self.distillation_weight):
             raise ValueError(
-                "objective 'dkd' needs one label an image: leave --mixup, --cutmix and --label_smoothing at 0."
+                f"label_weight is 0, and objective {self.objective!r} with distillation_weight "
+                f"{self.distillation_weight} leaves nothing to learn: raise one of the weights."
             )
-
-    def build_model(self) -> KDForImageClassification:
-        """The student and what its objective trains beside it, with the teacher."""
-        student_config = self.student_config()
-        settings = {name: getattr(self, name) for name in CONFIG_FIELDS}
-        if self.objective == "labels":
-            model = KDForImageClassification(KDConfig(student_config=student_config, **settings))
-        else:
-            teacher = self.load_any_teacher()
-            model = KDForImageClassification(KDConfig.for_teacher(teacher, student_config, **settings))
-            model.attach_teacher(teacher)
-        self.load_student(model.student.base_model)
-        return model
-
-    def describe_teacher(self, model: KDForImageClassification) -> str:
-        """One line on the teacher, if there is one."""
-        return "none: labels alone" if self.objective == "labels" else super().describe_teacher(model)
-
-    def describe_objective(self, model: KDForImageClassification) -> list[tuple[str, str]]:
-        """Weights and objective."""
-        if self.objective == "labels":
-            return [("objective", "labels alone")]
-        terms = f"{self.title} {self.distillation_weight:g}, T {model.config.temperature:g}"
-        if self.objective == "dkd":
-            terms += f", target class {self.target_class_weight:g}, others {self.other_classes_weight:g}"
-        return [("objective", f"labels {self.label_weight:g}, {terms}")]

@@ -1,68 +1,48 @@
-"""Manifold distillation for the training script."""
+"""Settings of manifold distillation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
-from ..base.labelled import LabelledMethod
-from . import ManifoldDistillationConfig, ManifoldDistillationForImageClassification
-
-# Settings that are fields of the distiller's config under the same names.
-CONFIG_FIELDS = (
-    "image_size",
-    "student_layers",
-    "alpha",
-    "beta",
-    "distillation",
-    "temperature",
-    "intra_weight",
-    "inter_weight",
-    "random_weight",
-    "num_samples",
-    "gather",
-)
+from ..base.labelled import LabelledSettings
+from ..base.settings import setting
 
 
 @dataclass
-class ManifoldMethod(LabelledMethod):
-    """Manifold distillation: the student's patches relate to each other as the teacher's do (arXiv:2107.01378)."""
+class ManifoldDistillationSettings(LabelledSettings):
+    """loss = (1 - alpha) * label loss + alpha * distillation loss of logits + beta * manifold loss.
 
-    student_layers: list[int] = field(
-        default_factory=lambda: [-1], metadata={"help": "Paired with --teacher_layers one by one."}
+    A term of weight 0 is not computed. Weights are those of the main run of arXiv:2107.01378, CaiT-S24 into DeiT-Tiny,
+    which paired the blocks 1-4 and 9-12 with 1-4 and 21-24.
+    """
+
+    student_layers: list[int] = setting(
+        [-1],
+        "i = output of the i-th block (ViT) or scale, finest first (CNN); -1 = last_hidden_state. Paired with "
+        "--teacher_layers one by one.",
     )
-    alpha: float = field(default=1.0, metadata={"help": "Share of the teacher's logits against the labels."})
-    beta: float = field(default=1.0, metadata={"help": "Weight of the manifold loss."})
-    distillation: str = field(default="soft", metadata={"help": "soft | hard: the teacher's probabilities or class."})
-    temperature: float = field(default=1.0, metadata={"help": "Of the soft distillation."})
-    intra_weight: float = field(default=4.0, metadata={"help": "Of relations inside an image."})
-    inter_weight: float = field(default=0.1, metadata={"help": "Of relations across images."})
-    random_weight: float = field(default=0.2, metadata={"help": "Of relations among random patches."})
-    num_samples: int = field(default=192, metadata={"help": "Patches that the random term draws."})
-    gather: bool = field(default=False, metadata={"help": "Relate the images of all processes."})
+    alpha: float = setting(
+        1.0,
+        "Share of the teacher's logits against the labels: 0, any teacher will do; 1, no labels are needed.",
+        minimum=0,
+        maximum=1,
+    )
+    beta: float = setting(1.0, "Weight of the manifold loss.", minimum=0)
+    distillation: Literal["soft", "hard"] = setting("soft", "The teacher's probabilities, or its class.")
+    temperature: float = setting(1.0, "Of the soft distillation.", above=0)
+    intra_weight: float = setting(4.0, "Of relations inside an image.", minimum=0)
+    inter_weight: float = setting(0.1, "Of relations across images.", minimum=0)
+    random_weight: float = setting(0.2, "Of relations among random patches.", minimum=0)
+    num_samples: int = setting(192, "Patches that the random term draws.", minimum=1)
+    gather: bool = setting(False, "Relate the images of all processes; the published formulation does not.")
 
     @property
     def title(self) -> str:
         """The method's name."""
         return "Manifold distillation"
 
-    def build_model(self) -> ManifoldDistillationForImageClassification:
-        """The student, with the teacher."""
-        student_config = self.student_config()
-        teacher = self.load_any_teacher()
-        settings = {name: getattr(self, name) for name in CONFIG_FIELDS}
-        config = ManifoldDistillationConfig.for_teacher(teacher, student_config, **settings)
-        model = ManifoldDistillationForImageClassification(config).attach_teacher(teacher)
-        self.load_student(model.student.base_model)
-        return model
-
-    def describe_objective(self, model: ManifoldDistillationForImageClassification) -> list[tuple[str, str]]:
-        """Weights and layers."""
-        pairs = ", ".join(f"{s}-{t}" for s, t in zip(self.student_layers, self.teacher_layers))
-        weights = f"{self.intra_weight} within, {self.inter_weight} across, {self.random_weight} at random"
-        return [
-            (
-                "objective",
-                f"labels {1 - self.alpha:g}, logits {self.alpha:g} ({self.distillation}, T {self.temperature:g}), "
-                f"manifold {self.beta:g} ({weights}; layers {pairs})",
-            )
-        ]
+    @property
+    def needs_teacher(self) -> bool:
+        """With neither logits nor manifold, labels alone are left."""
+        return bool(self.alpha or self.beta)

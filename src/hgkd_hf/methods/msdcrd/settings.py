@@ -1,68 +1,41 @@
-"""MSDCRD for the training script."""
+"""Settings of MSDCRD."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from ..base.labelled import LabelledMethod
-from . import MSDCRDConfig, MSDCRDForImageClassification
-
-# Settings that are fields of the distiller's config under the same names.
-CONFIG_FIELDS = (
-    "image_size",
-    "layout",
-    "selection",
-    "exclude_same_label",
-    "temperature",
-    "sample_weight",
-    "feature_weight",
-    "warmup_batches",
-    "gather",
-)
+from ...objectives.multi_scale_contrastive import Layout, Selection
+from ..base.labelled import LabelledSettings
+from ..base.settings import setting
 
 
 @dataclass
-class MSDCRDMethod(LabelledMethod):
-    """MSDCRD: contrastive distillation of regions at several scales (arXiv:2502.05835; we know its abstract)."""
+class MSDCRDSettings(LabelledSettings):
+    """loss = label loss + ramp * (sample_weight * sample-wise + feature_weight * feature-wise contrastive term).
 
-    layout: str = field(default="sliding", metadata={"help": "grid | sliding: how windows move."})
-    selection: str = field(default="consistent", metadata={"help": "all | consistent | sdd: which regions count."})
-    exclude_same_label: bool = field(default=False, metadata={"help": "Images of one label are no negatives."})
-    temperature: float = field(default=0.1, metadata={"help": "Divides the cosines."})
-    sample_weight: float = field(default=1.0, metadata={"help": "Of regions told apart across images."})
-    feature_weight: float = field(default=1.0, metadata={"help": "Of regions told apart within an image."})
-    warmup_batches: int = field(default=0, metadata={"help": "Batches over which both weights rise."})
-    gather: bool = field(default=False, metadata={"help": "Negatives come from all processes."})
+    An independent reading of the abstract of arXiv:2502.05835: everything below it is our choice, and a setting.
+    """
+
+    layout: Layout = setting("sliding", "How windows of the whole, half and quarter map move.")
+    selection: Selection = setting(
+        "consistent",
+        "Which regions count, by what the teacher's own classifier says of them; all but 'all' need a classifier.",
+    )
+    exclude_same_label: bool = setting(False, "Other images of the same label are no negatives.")
+    temperature: float = setting(0.1, "Divides the cosines.", above=0)
+    sample_weight: float = setting(1.0, "Of regions told apart across images.", minimum=0)
+    feature_weight: float = setting(1.0, "Of regions told apart within an image.", minimum=0)
+    warmup_batches: int = setting(0, "Training batches over which both weights rise linearly.", minimum=0)
+    gather: bool = setting(False, "Negatives come from all processes.")
 
     @property
     def title(self) -> str:
         """The method's name."""
         return "MSDCRD"
 
-    def __post_init__(self) -> None:
-        single = self.selection != "all" or self.exclude_same_label
-        if single and (self.mixup or self.cutmix or self.label_smoothing):
-            raise ValueError(
-                f"selection {self.selection!r} with exclude_same_label {self.exclude_same_label} needs one label an "
-                f"image: leave --mixup, --cutmix and --label_smoothing at 0, or set --selection all."
-            )
-
-    def build_model(self) -> MSDCRDForImageClassification:
-        """The student and its projector, with the teacher."""
-        student_config = self.student_config()
-        teacher = self.load_any_teacher()
-        settings = {name: getattr(self, name) for name in CONFIG_FIELDS}
-        config = MSDCRDConfig.for_teacher(teacher, student_config, **settings)
-        model = MSDCRDForImageClassification(config).attach_teacher(teacher)
-        self.load_student(model.student.base_model)
-        return model
-
-    def describe_objective(self, model: MSDCRDForImageClassification) -> list[tuple[str, str]]:
-        """Weights and regions."""
-        return [
-            (
-                "objective",
-                f"labels 1, sample-wise {self.sample_weight:g}, feature-wise {self.feature_weight:g} (regions "
-                f"{self.layout}, {self.selection}; T {self.temperature:g}; {self.warmup_batches} batches of warm-up)",
-            )
-        ]
+    @property
+    def single_labels(self) -> str:
+        """Regions are selected, or negatives left out, by the image's class."""
+        if self.selection == "all" and not self.exclude_same_label:
+            return ""
+        return f"selection {self.selection!r} with exclude_same_label {self.exclude_same_label}"

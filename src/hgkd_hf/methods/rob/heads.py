@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...objectives.prototypes import prototype_scores
-from .configuration_rob import RoBConfig
+from .settings import RoBSettings
 
 
 class PrototypeHead(nn.Module):
@@ -24,7 +24,7 @@ class PrototypeHead(nn.Module):
         return scores if self.gain is None else scores * self.gain
 
 
-def build_head(config: RoBConfig, width: int, is_cnn: bool) -> nn.Module:
+def build_head(config: RoBSettings, width: int, is_cnn: bool, teacher_width: int) -> nn.Module:
     """The head of `config` on features of `width` channels.
 
     (B, width) to scores (B, K); for `"teacher_proto"` to (B, D) in the teacher's width, to be compared with its
@@ -38,7 +38,7 @@ def build_head(config: RoBConfig, width: int, is_cnn: bool) -> nn.Module:
         norm = [nn.BatchNorm1d(hidden)] if is_cnn else []
         return nn.Sequential(nn.Linear(width, hidden), *norm, nn.Linear(hidden, k))
     if config.student_head == "teacher_proto":
-        return _swav_projector(width, hidden, config.teacher_hidden_size)
+        return _swav_projector(width, hidden, teacher_width)
     if config.ssl_method == "swav":
         return PrototypeHead(_swav_projector(width, hidden, 128), 128, k, gain=False)
     layers = []

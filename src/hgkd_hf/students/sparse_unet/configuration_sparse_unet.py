@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
-from ...sparse import BACKENDS
 from ..features import feature_scales
 
 
@@ -21,15 +20,13 @@ class SparseUNetConfig(BackboneConfigMixin, PreTrainedConfig):
         decoder_width: channels of the decoder at the encoder's deepest scale, halved at each finer one (SparK: 768).
         decoder_stride: pixels per position of the decoder's output, the encoder's total stride divided by a power of
             two: 16 stops at a patch-16 teacher's grid, 1 goes up to the image (SparK). Default: half the total stride.
-        sparse_backend: `"cells"`, `"masked"` or `"spconv"`, what masked forwards compute with (see `visible`); of no
-            effect on any result but its rounding.
         initializer_range: standard deviation of the mask tokens' and projections' truncated normal (SparK: 0.02).
         semantic_loss_ignore_index: label of pixels that `SparseUNetForSemanticSegmentation` does not learn from.
         out_features, out_indices: stages that `SparseUNetBackbone` returns, as in every transformers backbone.
 
     Raises:
-        ValueError: the encoder gives no maps at several scales, `cell_size`, `decoder_stride` or `decoder_width` do
-            not fit it, or there is no such backend.
+        ValueError: the encoder gives no maps at several scales, or `cell_size`, `decoder_stride` or `decoder_width`
+            do not fit it.
     """
 
     model_type = "sparse_unet"
@@ -39,12 +36,12 @@ class SparseUNetConfig(BackboneConfigMixin, PreTrainedConfig):
     cell_size: int | None = None
     decoder_width: int = 768
     decoder_stride: int | None = None
-    sparse_backend: str = "cells"
     initializer_range: float = 0.02
     semantic_loss_ignore_index: int = 255
     num_channels: int = 3
 
     def __post_init__(self, **kwargs):
+        kwargs.pop("sparse_backend", None)  # of older configs; a choice of the run (`SparseUNetModel.sparse_backend`)
         if self.encoder_config is None:
             self.encoder_config = {"model_type": "resnet"}
         if isinstance(self.encoder_config, dict):
@@ -55,11 +52,9 @@ class SparseUNetConfig(BackboneConfigMixin, PreTrainedConfig):
         self.cell_size = self.cell_size or self.total_stride
         if self.cell_size % self.total_stride:
             raise ValueError(
-                f"cell_size {self.cell_size} is no multiple of the student's total stride {self.total_stride}: "
+                f"cell_size {self.cell_size} is not a multiple of the student's total stride {self.total_stride}: "
                 f"choose {max(1, round(self.cell_size / self.total_stride)) * self.total_stride}."
             )
-        if self.sparse_backend not in BACKENDS:
-            raise ValueError(f"sparse_backend is {self.sparse_backend!r}: choose one of {', '.join(BACKENDS)}.")
         self.decoder_stride = self.decoder_stride or self.total_stride // 2
         _ = self.decoder_widths  # refuses what does not fit
         self.stage_names = [f"stage{number}" for number in range(1, len(scales) + 1)]

@@ -150,9 +150,15 @@ class SparseUNetModel(SparseUNetPreTrainedModel):
         config: its configuration.
         add_decoder: False leaves the decoder out, for tasks that use the encoder only.
 
+    Attributes:
+        sparse_backend: `"cells"`, `"masked"` or `"spconv"`, what masked forwards compute with (see `visible`): a choice
+            of the run, without effect on any result but its rounding, and not saved.
+
     Raises:
         ValueError: the encoder mixes positions in a way that no mask can follow; the message names the module.
     """
+
+    sparse_backend = "cells"
 
     def __init__(self, config: SparseUNetConfig, add_decoder: bool = True):
         super().__init__(config)
@@ -186,10 +192,12 @@ class SparseUNetModel(SparseUNetPreTrainedModel):
             output_hidden_states: return the encoder's maps too.
 
         Raises:
-            ValueError: image and mask do not fit.
+            ValueError: the image is not a multiple of the cells, which mask and decoder need, or the mask has
+                another grid.
         """
         cells = None
-        grid = cell_grid(tuple(pixel_values.shape[-2:]), self.config.cell_size)
+        if bool_masked_pos is not None or self.decoder is not None:
+            grid = cell_grid(tuple(pixel_values.shape[-2:]), self.config.cell_size)
         if bool_masked_pos is not None:
             if bool_masked_pos.shape[-2:] != grid:
                 raise ValueError(
@@ -215,7 +223,7 @@ class SparseUNetModel(SparseUNetPreTrainedModel):
             normalised = {stride: layer.norm(maps[stride]) for stride, layer in densify.items()}
             pooled = maps[self.total_stride].mean((2, 3))
             return tuple(maps.values()) if output_feature_maps else None, pooled, normalised
-        with visible(cells, self.config.sparse_backend) as sparse:
+        with visible(cells, self.sparse_backend) as sparse:
             states = self.encoder(sparse.enter(pixel_values), output_hidden_states=True).hidden_states
             maps = {scale.stride: states[scale.index] for scale in self.scales}
             # Back to dense maps only what somebody reads.

@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +26,66 @@ from ...objectives.masked_patches import masked_patch_loss
 from ...objectives.prototypes import fit_prototypes, prototype_scores
 from ...students.features import pooled_features
 from ...teachers import TeacherHead
-from ..base.attached_teacher import AttachedTeacherMixin, Teacher
+from ..base.distiller import Distiller, DistillerConfig, Teacher
 from ..base.image_classification import resize_map
-from .configuration_rob import RoBConfig
 from .heads import PrototypeHead, build_head
+from .settings import RoBSettings
 from .tokens import build_student, dropped_tokens
 
+# How sharp each method's targets are (arXiv:2301.09451; SwAV's is the epsilon of Sinkhorn-Knopp).
+TEACHER_TEMPERATURES = {"dino": 0.07, "ibot": 0.07, "swav": 0.03, "msn": 0.025}
 TARGETS = {"dino": dino_targets, "ibot": dino_targets, "swav": swav_targets, "msn": msn_targets}
+
+
+class RoBConfig(RoBSettings, DistillerConfig):
+    """Configuration of `RoBForPreTraining`: the fields of `DistillerConfig`, those of `RoBSettings`, and one.
+
+    The student is any `AutoModel` for images, CNN or ViT; the last of the teacher's layers, averaged over patches, is
+    its image feature.
+
+    Args:
+        teacher_hidden_size: width of that feature or, with the teacher's own head (`teacher_head`), which takes the
+            class token, of the head's embedding.
+    """
+
+    model_type = "rob"
+
+    teacher_hidden_size: int | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.teacher_temperature is None:
+            self.teacher_temperature = TEACHER_TEMPERATURES[self.ssl_method]
+        if not self.student_grid and (self.ssl_method == "ibot" or self.token_drop_ratio):
+            wanted = "ssl_method 'ibot'" if self.ssl_method == "ibot" else f"token_drop_ratio {self.token_drop_ratio}"
+            raise ValueError(
+                f"{wanted} hides patches from a vision transformer, but the student is a "
+                f"{self.student_config.model_type} model: take a ViT, or dino, swav or msn without dropping."
+            )
+
+    @property
+    def student_grid(self) -> tuple[int, int] | None:
+        """(rows, columns) of a ViT student's patches in a global crop; None for a CNN."""
+        patch = getattr(self.student_config, "patch_size", None)
+        if not isinstance(patch, int) or not hasattr(self.student_config, "num_attention_heads"):
+            return None
+        sides = (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
+        return sides[0] // patch, sides[1] // patch
+
+    @classmethod
+    def for_teacher(
+        cls, teacher: Teacher, student_config: PreTrainedConfig, head: TeacherHead | None = None, **fields: Any
+    ) -> Self:
+        """See `DistillerConfig`; the teacher's own `head` decides the number of prototypes."""
+        if head is not None:
+            fields["num_prototypes"], fields["teacher_hidden_size"] = head.prototypes.shape
+            fields["teacher_head"] = head.name_or_path or "given"
+        return super().for_teacher(teacher, student_config, **fields)
+
+    @classmethod
+    def fields_of_teacher(cls, teacher: Teacher) -> dict[str, Any]:
+        """With the width of its feature."""
+        return super().fields_of_teacher(teacher) | {"teacher_hidden_size": teacher.hidden_sizes[-1]}
 
 
 @dataclass
@@ -55,7 +109,7 @@ class RoBOutput(ModelOutput):
     student_scores: tuple[Tensor, ...] | None = None
 
 
-class RoBForPreTraining(AttachedTeacherMixin, PreTrainedModel):
+class RoBForPreTraining(Distiller):
     """Student, head, prototypes where the teacher has no head of its own and, attached from outside, the teacher.
 
     Example:
@@ -66,9 +120,6 @@ class RoBForPreTraining(AttachedTeacherMixin, PreTrainedModel):
     """
 
     config_class = RoBConfig
-    base_model_prefix = "student"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
     _teacher_head: tuple[TeacherHead, ...] = ()
 
     def __init__(self, config: RoBConfig):
@@ -78,7 +129,7 @@ class RoBForPreTraining(AttachedTeacherMixin, PreTrainedModel):
                 "no teacher_hidden_size is known: build the config with RoBConfig.for_teacher(teacher, ...)."
             )
         self.student = build_student(config.student_config, masks=config.ssl_method == "ibot")
-        self.head = build_head(config, *_pooled_width(config.student_config))
+        self.head = build_head(config, *_pooled_width(config.student_config), config.teacher_hidden_size)
         if config.teacher_head is None:
             # Zeros until they are fitted; saved, since the head's scores mean nothing without them.
             self.register_buffer("prototypes", torch.zeros(config.num_prototypes, config.teacher_hidden_size))
@@ -186,6 +237,11 @@ class RoBForPreTraining(AttachedTeacherMixin, PreTrainedModel):
             arguments["interpolate_pos_encoding"] = True
         return self.student(pixel_values, **arguments)
 
+    @property
+    def encoder(self) -> PreTrainedModel:
+        """The student."""
+        return self.student
+
     def to_native(self) -> PreTrainedModel:
         """The student as a stock transformers model; a copy, in eval mode, without a mask token that it adds."""
         native = AutoModel.from_config(copy.deepcopy(self.config.student_config))
@@ -261,6 +317,16 @@ class RoBForPreTraining(AttachedTeacherMixin, PreTrainedModel):
             patch_loss=patch_loss,
             student_scores=student_scores,
         )
+
+    def describe_objective(self) -> dict[str, str]:
+        """How images are assigned."""
+        config = self.config
+        rule = "swapped" if config.swapped else "not swapped"
+        patches = f", patches {config.patch_weight:g}" if config.ssl_method == "ibot" else ""
+        return {
+            "objective": f"{config.title}, {config.num_prototypes} prototypes, head {config.student_head}, {rule}, "
+            f"temperatures {config.teacher_temperature} and {config.student_temperature}{patches}"
+        }
 
     def _prototype_scores(self, features: Tensor) -> Tensor:
         """Cosines (n, K) of teacher features (n, D) with the fitted prototypes."""

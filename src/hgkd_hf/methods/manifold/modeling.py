@@ -3,19 +3,56 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from ...objectives.distributed import gather_batch, shared_generator
 from ...objectives.logit_distillation import hard_distillation_loss, soft_distillation_loss
 from ...objectives.manifold import manifold_loss
 from ...students.classifier_layers import logits_and_maps, student_layers
-from ..base.attached_teacher import Teacher
+from ...teachers import ClassifierTeacher
+from ..base.distiller import DistillerConfig, Teacher
 from ..base.image_classification import ImageClassificationDistiller, resize_map
-from .configuration_manifold import ManifoldDistillationConfig
+from .settings import ManifoldDistillationSettings
+
+
+class ManifoldDistillationConfig(ManifoldDistillationSettings, DistillerConfig):
+    """Configuration of `ManifoldDistillationForImageClassification`: `DistillerConfig` and its settings.
+
+    The student is any `AutoModelForImageClassification`, a plain ViT or a CNN with maps at several scales.
+    """
+
+    model_type = "manifold_distillation"
+
+    teacher_layers: list[int] | tuple[int, ...] = (-1,)
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if not self.beta:
+            self.student_layers, self.teacher_layers = (), ()
+        if len(self.student_layers) != len(self.teacher_layers):
+            raise ValueError(
+                f"student_layers {tuple(self.student_layers)} and teacher_layers {tuple(self.teacher_layers)} are "
+                f"paired one by one, but are {len(self.student_layers)} and {len(self.teacher_layers)}."
+            )
+        known = student_layers(self.student_config)
+        wrong = [layer for layer in self.student_layers if layer not in known]
+        if wrong:
+            raise ValueError(
+                f"student_layers names layer {wrong[0]}, but the student ({self.student_config.model_type}) has "
+                f"1 to {len(known) - 1}, and -1."
+            )
+
+    @classmethod
+    def for_teacher(cls, teacher: Teacher, student_config: PreTrainedConfig, **fields: Any) -> Self:
+        """See `DistillerConfig`; unless given, alpha is 1 with a teacher that classifies, else 0."""
+        alpha = float(isinstance(teacher, ClassifierTeacher))
+        return super().for_teacher(teacher, student_config, **{"alpha": alpha} | fields)
 
 
 @dataclass
@@ -89,7 +126,7 @@ class ManifoldDistillationForImageClassification(ImageClassificationDistiller):
         config = self.config
         if labels is None and config.alpha < 1:
             raise ValueError(f"alpha is {config.alpha}, so that labels are needed, but there are none.")
-        target = self.teach(pixel_values) if config.alpha or config.beta else None
+        target = self.teach(pixel_values) if config.needs_teacher else None
         logits, maps = logits_and_maps(self.student, pixel_values, self.layers)
 
         loss, terms = 0.0, {}
@@ -122,6 +159,16 @@ class ManifoldDistillationForImageClassification(ImageClassificationDistiller):
                 loss = loss + config.beta * terms["manifold_loss"]
                 terms |= manifold
         return ManifoldDistillationOutput(loss=loss, logits=logits, **terms)
+
+    def describe_objective(self) -> dict[str, str]:
+        """Weights and layers."""
+        config = self.config
+        pairs = ", ".join(f"{s}-{t}" for s, t in zip(config.student_layers, config.teacher_layers))
+        weights = f"{config.intra_weight} within, {config.inter_weight} across, {config.random_weight} at random"
+        return {
+            "objective": f"labels {1 - config.alpha:g}, logits {config.alpha:g} ({config.distillation}, "
+            f"T {config.temperature:g}), manifold {config.beta:g} ({weights}; layers {pairs})"
+        }
 
 
 def common_tokens(*maps: Tensor) -> tuple[Tensor, ...]:

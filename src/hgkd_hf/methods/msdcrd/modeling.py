@@ -6,17 +6,56 @@ An independent reading of the abstract of arXiv:2502.05835; what it leaves open 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from ...objectives.multi_scale_contrastive import multi_scale_contrastive_loss
 from ...students.classifier_layers import logits_and_maps, student_layers
-from ..base.attached_teacher import Teacher
+from ...teachers import ClassifierTeacher
+from ..base.distiller import DistillerConfig, Teacher
 from ..base.image_classification import ImageClassificationDistiller, resize_map
-from .configuration_msdcrd import MSDCRDConfig
+from .settings import MSDCRDSettings
+
+
+class MSDCRDConfig(MSDCRDSettings, DistillerConfig):
+    """Configuration of `MSDCRDForImageClassification`: the fields of `DistillerConfig`, `MSDCRDSettings`, and one.
+
+    The student is any `AutoModelForImageClassification`, a plain ViT or a CNN with maps at several scales, the teacher
+    a `PatchTeacher` or a `ClassifierTeacher`.
+
+    Args:
+        teacher_hidden_size: channels of the last of its maps. Where the student's differ, a 1x1 convolution projects
+            them; it is not part of the exported student.
+    """
+
+    model_type = "msdcrd"
+
+    teacher_hidden_size: int | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        student_layers(self.student_config)  # refuses a student without maps
+
+    @classmethod
+    def for_teacher(cls, teacher: Teacher, student_config: PreTrainedConfig, **fields: Any) -> Self:
+        """See `DistillerConfig`; unless given, selection is "consistent" with a teacher that classifies regions."""
+        selection = "consistent" if classifies_regions(teacher) else "all"
+        return super().for_teacher(teacher, student_config, **{"selection": selection} | fields)
+
+    @classmethod
+    def fields_of_teacher(cls, teacher: Teacher) -> dict[str, Any]:
+        """With the width of its last map."""
+        return super().fields_of_teacher(teacher) | {"teacher_hidden_size": teacher.hidden_sizes[-1]}
+
+
+def classifies_regions(teacher: Teacher) -> bool:
+    """Whether `teacher.classify` can be asked of parts of its map."""
+    return isinstance(teacher, ClassifierTeacher) and teacher.classifies_regions
 
 
 @dataclass
@@ -77,7 +116,7 @@ class MSDCRDForImageClassification(ImageClassificationDistiller):
             )
         if config.selection == "all":
             return
-        if not getattr(teacher, "classifies_regions", False):
+        if not classifies_regions(teacher):
             raise ValueError(
                 f"selection is {config.selection!r}, but this teacher cannot classify regions: attach a "
                 f"ClassifierTeacher with one linear classifier, or set selection to 'all'."
@@ -101,7 +140,7 @@ class MSDCRDForImageClassification(ImageClassificationDistiller):
             ValueError: labels are missing, or mixed where single ones are needed.
         """
         config = self.config
-        single = config.selection != "all" or config.exclude_same_label
+        single = config.single_labels
         if labels is None or (single and labels.dim() != 1):
             given = None if labels is None else tuple(labels.shape)
             raise ValueError(
@@ -132,3 +171,12 @@ class MSDCRDForImageClassification(ImageClassificationDistiller):
         if self.training:
             self.batches_seen += 1
         return MSDCRDOutput(loss=loss, label_loss=label_loss, ramp=ramp, logits=logits, **contrastive)
+
+    def describe_objective(self) -> dict[str, str]:
+        """Weights and regions."""
+        config = self.config
+        return {
+            "objective": f"labels 1, sample-wise {config.sample_weight:g}, feature-wise {config.feature_weight:g} "
+            f"(regions {config.layout}, {config.selection}; T {config.temperature:g}; {config.warmup_batches} batches "
+            f"of warm-up)"
+        }

@@ -7,6 +7,7 @@ generic stage of G2SD, or is a field of `HGKDConfig`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,65 @@ from transformers.utils import ModelOutput
 
 from ...objectives.feature_regression import feature_regression_loss
 from ...objectives.pixel_reconstruction import pixel_reconstruction_loss
-from ...sparse.masking import expand_mask, random_cell_mask
-from ...students.sparse_unet import SparseUNetModel
+from ...sparse.masking import cell_grid, expand_mask, num_visible_cells, random_cell_mask
+from ...students.sparse_unet import SparseUNetConfig, SparseUNetModel
 from ...teachers import PatchTeacher
-from ..base.attached_teacher import AttachedTeacherMixin
-from .configuration_hgkd import HGKDConfig
+from ..base.distiller import Distiller, DistillerConfig
+from .settings import HGKDSettings
+
+
+class HGKDConfig(HGKDSettings, DistillerConfig):
+    """Configuration of `HGKDForPreTraining`: the fields of `DistillerConfig`, those of `HGKDSettings`, and these.
+
+    The student is a `SparseUNetConfig`, whose `decoder_stride` follows from `decoder`.
+
+    Args:
+        teacher_hidden_sizes: channels of the teacher's feature maps that are targets; one head each; empty = none.
+        teacher_grid: (rows, columns) of its patch tokens, a multiple of the grid of mask cells.
+    """
+
+    model_type = "hgkd"
+    sub_configs: ClassVar[dict[str, type]] = {"student_config": SparseUNetConfig}
+    default_student = "sparse_unet"
+
+    teacher_hidden_sizes: list[int] | tuple[int, ...] = ()
+    teacher_grid: list[int] | tuple[int, ...] | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        num_visible_cells(self.cell_grid, self.mask_ratio)  # refuses a ratio that leaves none
+        if not self.feature_weight:
+            self.teacher_layers, self.teacher_hidden_sizes, self.teacher_grid = (), (), None
+        self._set_decoder_stride()
+
+    @property
+    def cell_grid(self) -> tuple[int, int]:
+        """(rows, columns) of mask cells in a crop."""
+        size = self.image_size if isinstance(self.image_size, int) else tuple(self.image_size)
+        return cell_grid(size, self.student_config.cell_size)
+
+    def _set_decoder_stride(self) -> None:
+        if self.teacher_grid is not None:
+            (gh, gw), (th, tw) = self.cell_grid, self.teacher_grid
+            if th % gh or tw % gw or th // gh != tw // gw or self.student_config.cell_size % (th // gh):
+                raise ValueError(
+                    f"the teacher's {th}x{tw} tokens do not divide the {gh}x{gw} mask cells of "
+                    f"{self.student_config.cell_size} pixels evenly: change teacher_image_size."
+                )
+        if self.decoder == "full":
+            self.student_config.decoder_stride = 1
+        elif self.teacher_grid is not None:
+            self.student_config.decoder_stride = self.student_config.cell_size // (th // gh)
+        _ = self.student_config.decoder_widths  # refuses a stride that doubling does not reach
+
+    @classmethod
+    def fields_of_teacher(cls, teacher: PatchTeacher) -> dict[str, Any]:
+        """With the sizes of its maps, and what it sees."""
+        return super().fields_of_teacher(teacher) | {
+            "teacher_hidden_sizes": list(teacher.hidden_sizes),
+            "teacher_grid": list(teacher.grid),
+            "teacher_input": teacher.teacher_input,
+        }
 
 
 @dataclass
@@ -46,7 +101,7 @@ class HGKDOutput(ModelOutput):
     bool_masked_pos: Tensor | None = None
 
 
-class HGKDForPreTraining(AttachedTeacherMixin, PreTrainedModel):
+class HGKDForPreTraining(Distiller):
     """Student, prediction heads and, attached from outside, a teacher.
 
     Example:
@@ -57,10 +112,8 @@ class HGKDForPreTraining(AttachedTeacherMixin, PreTrainedModel):
     """
 
     config_class = HGKDConfig
-    base_model_prefix = "student"
-    main_input_name = "pixel_values"
     supports_gradient_checkpointing = True
-    input_modalities = ("image",)
+    predicts_masked = True
 
     def __init__(self, config: HGKDConfig):
         super().__init__(config)
@@ -99,6 +152,16 @@ class HGKDForPreTraining(AttachedTeacherMixin, PreTrainedModel):
                     f"load the teacher with the model's layers {tuple(self.config.teacher_layers)}, "
                     f"image_size {self.config.teacher_image_size} and teacher_input {self.config.teacher_input!r}."
                 )
+
+    @property
+    def encoder(self) -> PreTrainedModel:
+        """The CNN below the decoder."""
+        return self.student.encoder
+
+    @property
+    def extended_student(self) -> PreTrainedModel:
+        """Encoder and decoder."""
+        return self.student
 
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """The student's feature vectors (B, C) of images (B, 3, H, W), for evaluation."""
@@ -141,3 +204,23 @@ class HGKDForPreTraining(AttachedTeacherMixin, PreTrainedModel):
             terms["pixel_loss"] = pixel_reconstruction_loss(terms["pixel_predictions"], pixel_values, bool_masked_pos)
             loss = loss + config.pixel_weight * terms["pixel_loss"]
         return HGKDOutput(loss=loss, teacher_features=targets, bool_masked_pos=bool_masked_pos, **terms)
+
+    def describe_student(self) -> str:
+        """One line on encoder and decoder."""
+        weights = self.encoder.num_parameters()
+        others = self.num_parameters() - weights
+        return (
+            f"{type(self.encoder).__name__}, {weights / 1e6:.1f} M parameters, stride {self.student.total_stride}; "
+            f"decoder and heads {others / 1e6:.2g} M"
+        )
+
+    def describe_objective(self) -> dict[str, str]:
+        """Mask and terms."""
+        config = self.config
+        (rows, columns), size = config.cell_grid, config.student_config.cell_size
+        visible = num_visible_cells(config.cell_grid, config.mask_ratio)
+        feature = f"feature {config.feature_weight} ({config.loss}, {config.positions})"
+        return {
+            "mask": f"{visible} of {rows * columns} cells of {size} px visible (mask ratio {config.mask_ratio})",
+            "objective": f"{feature}, pixel {config.pixel_weight}",
+        }

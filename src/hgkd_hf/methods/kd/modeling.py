@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +15,42 @@ from ...objectives.decoupled import decoupled_distillation_loss
 from ...objectives.hints import HintLoss
 from ...objectives.logit_distillation import soft_distillation_loss
 from ...students.classifier_layers import logits_and_maps, student_layers
-from ..base.attached_teacher import Teacher
+from ..base.distiller import DistillerConfig, Teacher
 from ..base.image_classification import ImageClassificationDistiller, resize_map
-from .configuration_kd import KDConfig
+from .settings import KDSettings
+
+# Softness of logits as in the experiments of DKD; CRD's for the cosines.
+TEMPERATURES = {"labels": 1.0, "kd": 4.0, "dkd": 4.0, "hint": 1.0, "contrastive": 0.07}
+
+
+class KDConfig(KDSettings, DistillerConfig):
+    """Configuration of `KDForImageClassification`: the fields of `DistillerConfig`, those of `KDSettings`, and one.
+
+    The student is any `AutoModelForImageClassification`, a plain ViT or a CNN with maps at several scales.
+
+    Args:
+        teacher_hidden_size: channels of the last of the teacher's maps, which the student's is compared with.
+    """
+
+    model_type = "kd"
+
+    teacher_hidden_size: int | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.temperature is None:
+            self.temperature = TEMPERATURES[self.objective]
+        known = student_layers(self.student_config)
+        if self.student_layer not in known:
+            raise ValueError(
+                f"student_layer is {self.student_layer}, but the student ({self.student_config.model_type}) has 1 to "
+                f"{len(known) - 1}, and -1."
+            )
+
+    @classmethod
+    def fields_of_teacher(cls, teacher: Teacher) -> dict[str, Any]:
+        """With the width of its last map."""
+        return super().fields_of_teacher(teacher) | {"teacher_hidden_size": teacher.hidden_sizes[-1]}
 
 
 @dataclass
@@ -27,12 +61,18 @@ class KDOutput(ModelOutput):
         loss: scalar, the weighted sum of the terms.
         label_loss: scalar, cross-entropy with the labels; None with weight 0.
         distillation_loss: scalar, the objective; None for `"labels"`.
+        target_class, other_classes: scalars, DKD's terms before their weights; None for other objectives.
+        student_to_teacher, teacher_to_student: scalars, the terms of `"contrastive"`; None for other objectives.
         logits: (B, num_labels), the student's.
     """
 
     loss: Tensor | None = None
     label_loss: Tensor | None = None
     distillation_loss: Tensor | None = None
+    target_class: Tensor | None = None
+    other_classes: Tensor | None = None
+    student_to_teacher: Tensor | None = None
+    teacher_to_student: Tensor | None = None
     logits: Tensor | None = None
 
 
@@ -86,14 +126,14 @@ class KDForImageClassification(ImageClassificationDistiller):
             ValueError: labels are missing, or mixed where single ones are needed.
         """
         config = self.config
-        single = config.objective == "dkd"
+        single = config.single_labels
         if (labels is None and (single or config.label_weight)) or (single and labels.dim() != 1):
             given = None if labels is None else tuple(labels.shape)
             raise ValueError(
                 f"labels {given} must be (B,) with objective {config.objective!r} and label_weight "
                 f"{config.label_weight}" + ("." if single else ", or (B, num_labels).")
             )
-        target = None if config.objective == "labels" else self.teach(pixel_values)
+        target = self.teach(pixel_values) if config.needs_teacher else None
         logits, maps = logits_and_maps(self.student, pixel_values, self.layers)
 
         loss, terms = 0.0, {}
@@ -102,14 +142,19 @@ class KDForImageClassification(ImageClassificationDistiller):
                 terms["label_loss"] = F.cross_entropy(logits.float(), labels)
                 loss = loss + config.label_weight * terms["label_loss"]
             if target is not None:
-                terms["distillation_loss"] = self._distill(logits.float(), maps, target, labels)
+                distilled = self._distill(logits.float(), maps, target, labels)
+                terms["distillation_loss"] = distilled.pop("loss")
                 loss = loss + config.distillation_weight * terms["distillation_loss"]
+                terms |= distilled
         return KDOutput(loss=loss, logits=logits, **terms)
 
-    def _distill(self, logits: Tensor, maps: tuple[Tensor, ...], target: ModelOutput, labels: Tensor) -> Tensor:
+    def _distill(
+        self, logits: Tensor, maps: tuple[Tensor, ...], target: ModelOutput, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """The objective as `loss`, and its terms."""
         config = self.config
         if config.objective == "kd":
-            return soft_distillation_loss(logits, target.logits, config.temperature)
+            return {"loss": soft_distillation_loss(logits, target.logits, config.temperature)}
         if config.objective == "dkd":
             return decoupled_distillation_loss(
                 logits,
@@ -118,9 +163,19 @@ class KDForImageClassification(ImageClassificationDistiller):
                 alpha=config.target_class_weight,
                 beta=config.other_classes_weight,
                 temperature=config.temperature,
-            )["loss"]
+            )
         feature_map, target_map = maps[0].float(), target.feature_maps[-1]
         if config.objective == "contrastive":
-            return self.contrastive(feature_map.mean((2, 3)), target_map.mean((2, 3)))["loss"]
+            return self.contrastive(feature_map.mean((2, 3)), target_map.mean((2, 3)))
         grid = [min(sides) for sides in zip(feature_map.shape[-2:], target_map.shape[-2:])]
-        return self.hint(resize_map(feature_map, grid), resize_map(target_map, grid))
+        return {"loss": self.hint(resize_map(feature_map, grid), resize_map(target_map, grid))}
+
+    def describe_objective(self) -> dict[str, str]:
+        """Weights and objective."""
+        config = self.config
+        if config.objective == "labels":
+            return {"objective": "labels alone"}
+        terms = f"{config.title} {config.distillation_weight:g}, T {config.temperature:g}"
+        if config.objective == "dkd":
+            terms += f", target class {config.target_class_weight:g}, others {config.other_classes_weight:g}"
+        return {"objective": f"labels {config.label_weight:g}, {terms}"}

@@ -1,0 +1,180 @@
+"""What a distiller is: all that trainer, evaluation, report and hub may ask of a method's model, and of its config."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers.utils import ModelOutput
+
+from ...teachers import ClassifierTeacher, PatchTeacher
+from .settings import Settings
+
+Teacher = PatchTeacher | ClassifierTeacher
+
+
+class DistillerConfig(Settings, PreTrainedConfig):
+    """Configuration of a distiller: its student, its teacher and, from the method's settings, everything else.
+
+    Args:
+        student_config: config (or its dict) of the student; it is copied. Default: that of `default_student`.
+        teacher_name_or_path, teacher_revision, teacher_layers, teacher_image_size: of the teacher.
+        image_size: of the student's images in pixels, side or (height, width).
+        image_mean, image_std: normalisation of the student's `pixel_values`.
+
+    Raises:
+        ValueError: a value is out of range, or two do not go together; the message names them.
+    """
+
+    sub_configs: ClassVar[dict[str, type]] = {"student_config": AutoConfig}
+    default_student: ClassVar[str] = "resnet"
+
+    student_config: dict[str, Any] | PreTrainedConfig | None = None
+    teacher_name_or_path: str | None = None
+    teacher_revision: str | None = None
+    teacher_layers: list[int] | tuple[int, ...] = ()
+    teacher_image_size: list[int] | tuple[int, ...] | None = None
+    image_size: int | list[int] | tuple[int, ...] = 224
+    image_mean: list[float] | tuple[float, ...] = tuple(IMAGENET_DEFAULT_MEAN)
+    image_std: list[float] | tuple[float, ...] = tuple(IMAGENET_DEFAULT_STD)
+
+    def __post_init__(self, **kwargs):
+        if isinstance(self.student_config, PreTrainedConfig):
+            self.student_config = copy.deepcopy(self.student_config)
+        else:
+            self.student_config = AutoConfig.for_model(
+                **{"model_type": self.default_student} | (self.student_config or {})
+            )
+        super().__post_init__(**kwargs)
+        self.id2label, self.label2id = self.student_config.id2label, self.student_config.label2id
+        self.check()
+
+    @classmethod
+    def for_teacher(cls, teacher: Teacher, student_config: PreTrainedConfig, **fields: Any) -> Self:
+        """The configuration for distilling `teacher` into a student; `fields` are the other fields."""
+        return cls(**cls.fields_of_teacher(teacher) | {"student_config": student_config} | fields)
+
+    @classmethod
+    def fields_of_teacher(cls, teacher: Teacher) -> dict[str, Any]:
+        """The fields that tell which teacher it is, what it sees and gives; methods add theirs."""
+        return {
+            "teacher_name_or_path": teacher.name_or_path,
+            "teacher_revision": teacher.revision,
+            "teacher_layers": list(teacher.layers),
+            "teacher_image_size": teacher.image_size and list(teacher.image_size),
+        }
+
+
+class Distiller(PreTrainedModel, ABC):
+    """A student that learns from a teacher: the contract between a method and all that trains, judges and publishes it.
+
+    The student is the attribute `student`. The teacher is attached, never owned: it is held outside the module tree,
+    so that it is in no state dict, checkpoint, optimizer or DDP bucket, and `from_pretrained` need not know it.
+
+    Attributes:
+        classifies: whether the student has a classifier, so that `image_logits` can be asked.
+        predicts_masked: whether `forward` takes `bool_masked_pos` and its output holds what was predicted there, as
+            `HGKDOutput` does, to be drawn.
+    """
+
+    config: DistillerConfig
+    base_model_prefix = "student"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    classifies: ClassVar[bool] = False
+    predicts_masked: ClassVar[bool] = False
+    _attached: tuple[Teacher, ...] = ()
+
+    @abstractmethod
+    def forward(self, pixel_values: Tensor, **kwargs: Any) -> ModelOutput:
+        """A `ModelOutput` with `loss` first; every further scalar is logged under its name.
+
+        Args:
+            pixel_values: (B, 3, H, W), normalised with `config.image_mean` and `config.image_std`.
+            kwargs: what else the method's samples hold.
+        """
+
+    @abstractmethod
+    def image_features(self, pixel_values: Tensor) -> Tensor:
+        """The student's feature vectors (B, C) of images (B, 3, H, W), for kNN and probes."""
+
+    def image_logits(self, pixel_values: Tensor) -> Tensor:
+        """The student's logits (B, num_labels) of images (B, 3, H, W), where it `classifies`."""
+        raise NotImplementedError(f"the student of {type(self).__name__} has no classifier.")
+
+    @property
+    @abstractmethod
+    def encoder(self) -> PreTrainedModel:
+        """The stock `AutoModel` in the student, which pre-trained weights are loaded into."""
+
+    @abstractmethod
+    def to_native(self) -> PreTrainedModel:
+        """The student as a stock transformers model; a copy, in eval mode."""
+
+    @property
+    def extended_student(self) -> PreTrainedModel | None:
+        """The student with what its stock form leaves out and who trains it further may want, e.g. a decoder."""
+        return None
+
+    @abstractmethod
+    def describe_objective(self) -> dict[str, str]:
+        """What is learned, one fact an entry, for the start of a run and its card."""
+
+    def describe_student(self) -> str:
+        """One line on the student."""
+        own = self.student.num_parameters()
+        others = (self.num_parameters() - own) / 1e6
+        besides = f"; heads {others:.2g} M" if others else ""
+        return f"{type(self.student).__name__}, {own / 1e6:.1f} M parameters{besides}"
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The attached teacher; None where none is attached, as for a method that needs none."""
+        return self._attached[0] if self._attached else None
+
+    def attach_teacher(self, teacher: Teacher) -> Self:
+        """Let `teacher` teach; returns self.
+
+        Raises:
+            ValueError: its features are not those that this model was configured for.
+        """
+        self.check_teacher(teacher)
+        self._attached = (teacher.requires_grad_(False).eval(),)  # a tuple: a module attribute would be registered
+        return self
+
+    def check_teacher(self, teacher: Teacher) -> None:
+        """Raise `ValueError` if `teacher` does not fit this model's configuration."""
+
+    def teach(self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None) -> ModelOutput:
+        """What the teacher sees in images normalised for the student: its output, with `feature_maps` (B, D, th, tw).
+
+        The student's normalisation (`config.image_mean`, `config.image_std`) is undone, since a teacher has its own.
+
+        Raises:
+            RuntimeError: no teacher is attached.
+        """
+        teacher = self.teacher
+        if teacher is None:
+            raise RuntimeError(
+                f"{type(self).__name__} has no teacher: attach one with model.attach_teacher(teacher); it was "
+                f"configured for {self.config.teacher_name_or_path!r} (teacher_name_or_path)."
+            )
+        if next(teacher.parameters()).device != pixel_values.device:
+            teacher.to(pixel_values.device)
+        with (
+            torch.no_grad(),
+            torch.autocast(pixel_values.device.type, enabled=False),
+        ):  # the teacher's dtype is its own
+            mean = _channels(self.config.image_mean, pixel_values)
+            std = _channels(self.config.image_std, pixel_values)
+            return teacher((pixel_values * std + mean).clamp(0, 1), bool_masked_pos)
+
+
+def _channels(values: Sequence[float], like: Tensor) -> Tensor:
+    return like.new_tensor(values).view(1, -1, 1, 1)

@@ -1,0 +1,233 @@
+"""What a command needs of a method: its settings and those of student, teacher and data; its model and its samples."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch.utils.data import Dataset
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from ...checkpoints.identity import weights_digest
+from ...data import (
+    DistillationDataset,
+    EvaluationDataset,
+    ImageSource,
+    ImageTransform,
+    StreamingDistillationDataset,
+    load_images,
+)
+from ...students.presets import PRESETS, student_encoder_config
+from ...teachers import ClassifierTeacher, PatchTeacher
+from .distiller import Distiller, Teacher
+from .settings import Settings, setting
+
+# Settings that decide what is measured, or how a run begins, but not what is learned.
+_CHANGE_NOTHING = ("resume", "dry_run", "knn_split", "knn_bank_samples", "knn_query_samples")
+# Settings whose final values the teacher itself tells the config: a commit for a branch, a size for none.
+_OF_THE_TEACHER = ("teacher_revision", "teacher_image_size")
+
+
+@dataclass
+class Method(Settings):
+    """What is distilled from what, on which images; a method's own class adds its settings and names its model.
+
+    Attributes:
+        model_class: the method's distiller. Its config takes the settings that are fields of it.
+    """
+
+    model_class: ClassVar[type[Distiller]]
+
+    dataset: str = setting(help="Hub id or path: a folder of images, of parquet files, a saved dataset.")
+    method: str = setting("hgkd", "hgkd | rob | manifold | msdcrd | kd.")
+
+    teacher: str | None = setting(None, "Hub id or folder of the teacher.")
+    teacher_revision: str | None = setting(None, "Branch, tag or commit of the teacher.")
+    teacher_layers: list[int] = setting([-1], "Target layers: -1 = final output, i = block i.")
+    teacher_image_size: int | None = setting(None, "Pixels; default: what fits.", minimum=1)
+    teacher_dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "Precision of the teacher.")
+    student: str = setting(
+        "resnet-50", f"Hub id or folder of a model, a config as JSON, or one of {', '.join(PRESETS)}."
+    )
+    student_pretrained: bool = setting(False, "Start from the student's own weights.")
+    student_revision: str | None = setting(None, "Branch, tag or commit of the student.")
+
+    image_size: int = setting(224, "Pixels of the student's crops.", minimum=1)
+    crop_scale: list[float] = setting([0.67, 1.0], "Share of the area cropped.")
+    flip_probability: float = setting(0.5, "Of a horizontal flip.", minimum=0, maximum=1)
+    dataset_config: str | None = setting(None, "Configuration of the dataset.")
+    dataset_revision: str | None = setting(None, "Branch, tag or commit of the dataset.")
+    split: str = setting("train", "Split to train on.")
+    image_column: str | None = setting(None, "Needed where several columns hold images.")
+    label_column: str | None = setting(None, "Labels; needed where it is not plain.")
+    streaming: bool = setting(False, "Read rows in order, without downloading first.")
+    max_samples: int | None = setting(None, "Use at most so many images.", minimum=1)
+
+    knn_split: str | None = setting(None, "Labelled split to evaluate on; none: no kNN.")
+    knn_bank_samples: int = setting(10_000, "Training images that kNN looks up.", minimum=1)
+    knn_query_samples: int = setting(2_000, "Images of --knn_split that it classifies.", minimum=1)
+    resume: bool = setting(False, "Resume from the last checkpoint in --output_dir.")
+    dry_run: bool = setting(False, "Check everything, print recipe, sizes, memory and steps, and stop.")
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def build_model(self) -> Distiller:
+        """The distiller with its teacher, checked before any weights are loaded where configs tell enough."""
+        student_config, shared = self.student_config(), self.config_settings()
+        config = self.model_class.config_class(student_config=student_config, **shared)
+        if config.needs_teacher:
+            teacher = self.load_teacher(student_config)
+            config = type(config).for_teacher(teacher, student_config, **shared)
+            model = self.model_class(config).attach_teacher(teacher)
+        else:
+            model = self.model_class(config)
+        self.load_student(model.encoder)
+        return model
+
+    def config_settings(self) -> dict[str, Any]:
+        """The settings that are fields of the model's config."""
+        known = {item.name for item in fields(self.model_class.config_class)}.difference(_OF_THE_TEACHER)
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name in known}
+
+    def training_data(self, model: Distiller, seed: int, skipped_log: Path | None) -> Dataset:
+        """The samples that `model` trains on: one crop of every image."""
+        return self.dataset_of(self.crop(model), seed, skipped_log)
+
+    def prepare(self, model: Distiller, seed: int) -> None:
+        """What `model`, on its device, needs before a training that begins (not one that is resumed)."""
+
+    @cached_property
+    def source(self) -> ImageSource:
+        """The training split."""
+        return self.open_split(self.split, self.max_samples, self.streaming)
+
+    def open_split(self, split: str, samples: int | None, streaming: bool = False) -> ImageSource:
+        """At most `samples` rows of a split of the dataset."""
+        return load_images(
+            self.dataset,
+            split=split,
+            config_name=self.dataset_config,
+            revision=self.dataset_revision,
+            streaming=streaming,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            max_samples=samples,
+        )
+
+    def dataset_of(self, transform: ImageTransform, seed: int, skipped_log: Path | None, **settings) -> Dataset:
+        """The training split through `transform`, streaming or not; `settings` are the dataset's."""
+        kind = StreamingDistillationDataset if self.streaming else DistillationDataset
+        return kind(self.source, transform, seed=seed, skipped_log=skipped_log, **settings)
+
+    def crop(self, model: Distiller, **settings) -> ImageTransform:
+        """The random crop of these settings, normalised as `model` wants it; `settings` win."""
+        defaults = {
+            "image_size": self.image_size,
+            "train": True,
+            "crop_scale": tuple(self.crop_scale),
+            "flip_probability": self.flip_probability,
+            "image_mean": tuple(model.config.image_mean),
+            "image_std": tuple(model.config.image_std),
+        }
+        return ImageTransform(**defaults | settings)
+
+    def evaluation_data(self, model: Distiller) -> tuple[Dataset, Dataset] | None:
+        """(bank, queries) of the kNN evaluation, None without `knn_split`."""
+        if self.knn_split is None:
+            return None
+        transform = self.crop(model, train=False)
+        splits = (self.split, self.knn_bank_samples), (self.knn_split, self.knn_query_samples)
+        return tuple(EvaluationDataset(self.open_split(*split), transform) for split in splits)
+
+    def student_config(self) -> PreTrainedConfig:
+        """The student's config; a vision transformer's image size is set to that of the crops.
+
+        Raises:
+            ValueError: pre-trained weights are wanted of a student for another image size.
+        """
+        config = student_encoder_config(self.student, self.student_revision)
+        if getattr(config, "patch_size", None) and getattr(config, "image_size", None) != self.image_size:
+            if self.student_pretrained:
+                raise ValueError(
+                    f"image_size is {self.image_size}, but the pre-trained student {self.student!r} was made for "
+                    f"{config.image_size}: set --image_size {config.image_size}, or leave --student_pretrained out."
+                )
+            config.image_size = self.image_size
+        return config
+
+    def load_student(self, encoder: PreTrainedModel) -> None:
+        """With `student_pretrained`, load the student's own weights into its encoder.
+
+        Raises:
+            ValueError: some are missing.
+        """
+        if not self.student_pretrained:
+            return
+        student = AutoModel.from_pretrained(
+            self.student, revision=self.student_revision, use_safetensors=True, dtype=torch.float32
+        )
+        missing = encoder.load_state_dict(student.state_dict(), strict=False).missing_keys
+        if missing:
+            raise ValueError(f"the student {self.student!r} lacks {len(missing)} weights, the first {missing[0]!r}.")
+
+    def load_teacher(self, student_config: PreTrainedConfig) -> Teacher:
+        """A `ClassifierTeacher` if the checkpoint is a classifier, else a `PatchTeacher` at about the crops' size.
+
+        Raises:
+            ValueError: no teacher is named.
+        """
+        if self.teacher is None:
+            raise ValueError(f"method {self.method!r} needs a teacher: name one with --teacher.")
+        config = AutoConfig.from_pretrained(self.teacher, revision=self.teacher_revision, trust_remote_code=False)
+        if any("ForImageClassification" in name for name in config.architectures or ()):
+            return self.read_teacher(ClassifierTeacher)
+        patch = PatchTeacher.patch_size_of(self.teacher, revision=self.teacher_revision)
+        fitting = max(1, self.image_size // patch) * patch
+        return self.read_teacher(PatchTeacher, image_size=self.teacher_image_size or fitting)
+
+    def read_teacher(self, kind: type[Teacher], **settings: Any) -> Teacher:
+        """The checkpoint that the settings name; `settings` are further arguments of `kind.from_pretrained`."""
+        defaults = {"layers": self.teacher_layers, "image_size": self.teacher_image_size}
+        return kind.from_pretrained(
+            self.teacher,
+            revision=self.teacher_revision,
+            dtype=getattr(torch, self.teacher_dtype),
+            **defaults | settings,
+        )
+
+    def identity(self, model: Distiller) -> dict:
+        """All that decides what is learned, to be compared when a run is resumed.
+
+        The teacher is known by its weights too, and the data by its number of rows, since either may change under the
+        same name.
+        """
+        settings = {name: value for name, value in asdict(self).items() if name not in _CHANGE_NOTHING}
+        settings["rows"] = self.source.num_rows
+        settings["teacher_weights"] = None if model.teacher is None else weights_digest(model.teacher)
+        return settings
+
+    def describe(self, model: Distiller) -> dict[str, str]:
+        """The start summary: what the run is, one fact an entry."""
+        images = "streaming" if self.source.num_rows is None else f"{self.source.num_rows:,} images"
+        return {
+            "student": f"{self.student}: {model.describe_student()}",
+            "teacher": self.describe_teacher(model),
+            **model.describe_objective(),
+            "data": f"{self.source.name}, split {self.source.split}, {images}, {self.image_size} px",
+        }
+
+    def describe_teacher(self, model: Distiller) -> str:
+        """One line on the teacher, if there is one."""
+        teacher = model.teacher
+        if teacher is None:
+            return f"none: {self.title} needs none"
+        size = "its images' size" if teacher.image_size is None else "x".join(map(str, teacher.image_size)) + " px"
+        layers = ", ".join(map(str, teacher.layers))
+        return (
+            f"{teacher.name_or_path}, {teacher.num_parameters() / 1e6:.1f} M parameters, layers {layers} at {size}, "
+            f"input {teacher.teacher_input}"
+        )

@@ -1,0 +1,88 @@
+"""H-GKD and SparK as commands run them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torch.utils.data import Dataset
+
+from ...sparse import check_exact
+from ...sparse.masking import cell_grid
+from ...students.sparse_unet import SparseUNetConfig
+from ...teachers import PatchTeacher
+from ..base.method import Method
+from ..base.settings import setting
+from .modeling import HGKDForPreTraining
+from .settings import HGKDSettings
+
+
+@dataclass
+class HGKDMethod(HGKDSettings, Method):
+    """H-GKD: a sparse CNN predicts what a vision transformer makes of the hidden cells (arXiv:2309.09571)."""
+
+    model_class = HGKDForPreTraining
+
+    decoder_width: int = setting(768, "Decoder channels at the deepest scale.", minimum=1)
+    cell_size: int | None = setting(None, "Side of a mask cell in pixels; default: the student's total stride.")
+    sparse_backend: Literal["cells", "masked", "spconv"] = setting(
+        "cells", "What computes the visible cells; equal results."
+    )
+
+    def build_model(self) -> HGKDForPreTraining:
+        """Also refuses an encoder that leaks under a mask: now rather than after days."""
+        model = super().build_model()
+        model.student.sparse_backend = self.sparse_backend
+        try:
+            check_exact(model.encoder, model.config.student_config.cell_size, backend=self.sparse_backend)
+        except ImportError as error:
+            raise ValueError(f"{error} (--sparse_backend)") from error
+        return model
+
+    def student_config(self) -> SparseUNetConfig:
+        """A UNet around the student's CNN."""
+        return SparseUNetConfig(
+            encoder_config=super().student_config(), cell_size=self.cell_size, decoder_width=self.decoder_width
+        )
+
+    def load_teacher(self, student_config: SparseUNetConfig) -> PatchTeacher:
+        """The teacher, at the image size at which its tokens divide the student's cells."""
+        if self.teacher is None:
+            raise ValueError(
+                "feature_weight is above 0, but there is no teacher: name one with --teacher, or set "
+                "--feature_weight 0 --pixel_weight 1 --decoder full for the pixel baseline."
+            )
+        image_size = self.teacher_image_size or aligned_teacher_image_size(
+            PatchTeacher.patch_size_of(self.teacher, revision=self.teacher_revision), self.image_size, student_config
+        )
+        return self.read_teacher(PatchTeacher, image_size=image_size, teacher_input=self.teacher_input)
+
+    def training_data(self, model: HGKDForPreTraining, seed: int, skipped_log: Path | None) -> Dataset:
+        """One crop and one mask of every image."""
+        masks = {"cell_grid": model.config.cell_grid, "mask_ratio": self.mask_ratio}
+        return self.dataset_of(self.crop(model), seed, skipped_log, **masks)
+
+
+def aligned_teacher_image_size(
+    patch_size: int, image_size: int | Sequence[int], student_config: SparseUNetConfig
+) -> tuple[int, int]:
+    """The input size (height, width) at which a teacher's tokens divide the student's mask cells evenly.
+
+    A cell of s pixels gets the number of tokens on a side nearest to s / patch_size at which a decoder that doubles
+    the resolution can stop: 2 for a patch-16 or a patch-14 teacher and 32-pixel cells.
+
+    Example:
+        >>> aligned_teacher_image_size(14, 224, SparseUNetConfig())
+        (196, 196)
+    """
+    size = image_size if isinstance(image_size, int) else tuple(image_size)
+    gh, gw = cell_grid(size, student_config.cell_size)
+    strides = student_config.reachable_strides
+    tokens = min(
+        (student_config.cell_size // stride for stride in strides),
+        key=lambda count: abs(math.log(count * patch_size / student_config.cell_size)),
+    )
+    return gh * tokens * patch_size, gw * tokens * patch_size
