@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hgkd_hf.cli.choices import parse_method
 from hgkd_hf.cli.errors import sentence
-from hgkd_hf.methods import METHODS
+from hgkd_hf.methods.registry import METHODS
 from hgkd_hf.training.trainer import DistillationArguments
 
 STUDENT = {

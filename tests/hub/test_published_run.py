@@ -185,7 +185,7 @@ card = ModelCard.load("alice/student")
 card.validate()
 print(json.dumps(card.data.to_dict()))
 
-from hgkd_hf.methods.hgkd.settings import HGKDMethod
+from hgkd_hf.methods.hgkd.method import HGKDMethod
 earlier = AutoModel.from_pretrained("alice/student", revision=first_commit).state_dict()
 weights = "embedder.embedder.convolution.weight"
 assert not torch.equal(earlier[weights], model.state_dict()[weights])

@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -16,8 +15,6 @@ from hgkd_hf.hub.papers import METHOD_NOTES, method_of
 from hgkd_hf.hub.sources import License, Source
 from hgkd_hf.hub.student_card import StudentCard
 from hgkd_hf.methods.kd import KDConfig, KDForImageClassification
-from hgkd_hf.methods.kd.settings import KDMethod
-from hgkd_hf.methods.rob.settings import RoBMethod
 
 from . import cards
 
@@ -333,15 +330,6 @@ def test_classes_of_a_distiller_are_no_part_of_its_description():
     assert (card.method, card.num_classes) == ("labels", 2)
     assert HOSTILE not in str(card.distillation)
     check_hostile(card)
-
-
-def test_objective_of_a_baseline_names_every_weight():
-    model = SimpleNamespace(config=SimpleNamespace(temperature=4.0, teacher_temperature=0.07))
-    dkd = KDMethod("dots", objective="dkd", target_class_weight=2.0, other_classes_weight=3.0)
-    assert dkd.describe_objective(model)[0][1].endswith(" 1, T 4, target class 2, others 3")
-    ibot = RoBMethod("dots", ssl_method="ibot", patch_weight=0.5)
-    model.config.num_prototypes = 8
-    assert ibot.describe_objective(model)[0][1].endswith("patches 0.5")
 
 
 def test_a_path_that_is_no_text(card, tmp_path):

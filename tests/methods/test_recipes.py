@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from hgkd_hf.cli.choices import parse_method
-from hgkd_hf.methods import METHODS
+from hgkd_hf.methods.registry import METHODS
 from hgkd_hf.training.trainer import DistillationArguments
 
 FOLDER = Path(__file__).parents[2] / "training" / "recipes"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..finetuning import TASKS, FineTuningArguments
-from ..methods import METHODS
+from ..methods.registry import METHODS
 from .recipe import parse_recipe, recipe_value
 
 

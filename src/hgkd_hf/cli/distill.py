@@ -28,7 +28,7 @@ from ..data import collate
 from ..data.skipped import SKIPPED_FILE, count_skipped
 from ..hub import find_source, student_image_processor
 from ..hub.folder import BEST_FOLDER, warn_only
-from ..methods import Method
+from ..methods.base.method import Method
 from ..report import write_report
 from ..training.memory_estimate import estimate_memory, free_memory, gigabytes
 from ..training.trainer import DistillationArguments, DistillationTrainer
@@ -109,9 +109,8 @@ def build_trainer(
     processor = student_image_processor(config.image_size, config.image_mean, config.image_std)
     trainer = DistillationTrainer(model, training, train, knn_datasets, processor)
     step = f"{training.images_per_step} images a step on {training.world_size} process(es)"
-    rows = [*args.describe(model), ("training", f"{step}, learning rate {training.learning_rate:.2e}")]
-    rows += [("auto", training.describe_auto())] if training.auto else []
-    trainer.card.description = dict(rows)
+    rows = args.describe(model) | {"training": f"{step}, learning rate {training.learning_rate:.2e}"}
+    trainer.card.description = rows | ({"auto": training.describe_auto()} if training.auto else {})
     trainer.card.command = shlex.join(["accelerate", "launch", "training/distill.py", *sys.argv[1:]])
     trainer.card.add_settings(args)
     if args.student_pretrained:

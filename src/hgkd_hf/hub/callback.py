@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedConfig, TrainerCallback
 
+from ..methods.base import DistillerConfig
 from ..version import __version__
 from .folder import describe_model, warn_only
 from .sources import find_source, pinned_revision
@@ -63,7 +64,7 @@ class CardCallback(TrainerCallback):
         if self._sources_found:
             return
         self._sources_found = True
-        teacher = getattr(config, "teacher_name_or_path", None)
+        teacher = config.teacher_name_or_path if isinstance(config, DistillerConfig) else None
         if teacher:
             self.card.teacher = find_source(teacher, "model", config.teacher_revision)
         source = getattr(self.train_dataset, "source", None)

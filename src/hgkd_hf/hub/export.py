@@ -8,7 +8,11 @@ from pathlib import Path
 from transformers import BitImageProcessorPil, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
+from ..methods.base import Distiller
+from ..students.sparse_unet import SparseUNetForImageClassification, SparseUNetModel
+
 STUDENT_SUBFOLDER = "sparse_unet"
+_EXTENDED = SparseUNetModel | SparseUNetForImageClassification
 
 
 def student_image_processor(
@@ -35,11 +39,14 @@ def student_image_processor(
 
 def stock_student(model: PreTrainedModel) -> PreTrainedModel:
     """The stock model of a trained student, or of the distiller around it."""
-    student = getattr(model, "student", model)
-    for owner in (model, student):
-        if hasattr(owner, "to_native"):
-            return owner.to_native()
-    return student
+    return model.to_native() if isinstance(model, Distiller | _EXTENDED) else model
+
+
+def extended_student(model: PreTrainedModel) -> PreTrainedModel | None:
+    """The student with what its stock model leaves out, if anything: the decoder of a UNet."""
+    if isinstance(model, Distiller):
+        return model.extended_student
+    return model if isinstance(model, _EXTENDED) else None
 
 
 def export_student(
@@ -61,8 +68,8 @@ def export_student(
     folder = Path(folder)
     stock_student(model).save_pretrained(folder)
     image_processor.save_pretrained(folder)
-    student = getattr(model, "student", model)
-    if hasattr(student, "to_native"):
+    student = extended_student(model)
+    if student is not None:
         student.save_pretrained(folder / STUDENT_SUBFOLDER)
         image_processor.save_pretrained(folder / STUDENT_SUBFOLDER)
     if readme is not None:

@@ -18,9 +18,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
+from ..methods.base import Distiller
 from ..visualize import curves_figure
 from . import readme
-from .export import export_student, stock_student
+from .export import export_student, extended_student, stock_student
 from .papers import method_of
 from .privacy import check_no_secrets
 from .push import README, PushOptions, check_name, files_of, full_name, httpx, push_folder, readme_on_hub
@@ -45,12 +46,11 @@ def warn_only(what: str) -> Iterator[None]:
 
 def describe_model(card: StudentCard, model: PreTrainedModel) -> None:
     """Fill in what the model itself tells: a student, or the distiller around one."""
-    student = getattr(model, "student", model)
     native = stock_student(model)
-    card.student, card.has_decoder = type(native).__name__, hasattr(student, "to_native")
+    card.student, card.has_decoder = type(native).__name__, extended_student(model) is not None
     card.parameters = native.num_parameters()
     card.num_classes = native.config.num_labels if card.student.endswith("ForImageClassification") else None
-    if student is not model:
+    if isinstance(model, Distiller):
         config, plain = model.config.to_dict(), PreTrainedConfig().to_dict()
         card.method = method_of(config)
         card.distillation = {k: v for k, v in config.items() if k not in plain and k not in _NOT_THE_METHOD}

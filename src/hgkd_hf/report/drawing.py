@@ -10,7 +10,6 @@ import torch
 
 from ..data import EvaluationDataset
 from ..evaluation import Features
-from ..hub.export import stock_student
 from ..hub.folder import warn_only
 from ..students.features import has_feature_scales
 from ..visualize import features_figure, nearest, neighbours_figure, prediction_figure, unnormalise
@@ -40,12 +39,11 @@ def evaluation_figures(
     """
     mean, std = model.config.image_mean, model.config.image_std
     figures = {}
-    if model.config.model_type == "hgkd":
+    if model.predicts_masked:
         figures["predictions"] = prediction_figure(model, samples["pixel_values"], samples["bool_masked_pos"])
     else:
         pixels = torch.stack([datasets[1][index]["pixel_values"] for index in range(min(SAMPLES, len(datasets[1])))])
-        encoder = stock_student(model)
-        encoder = getattr(encoder, encoder.base_model_prefix, encoder)
+        encoder = model.to_native().base_model
         if has_feature_scales(encoder.config):
             figures["features"] = features_figure(encoder.cpu(), pixels, mean, std)
     bank, queries = evaluated

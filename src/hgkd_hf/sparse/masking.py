@@ -43,7 +43,8 @@ def cell_grid(image_size: int | tuple[int, int], cell_size: int) -> tuple[int, i
             below, above = size // cell_size * cell_size, (size // cell_size + 1) * cell_size
             nearest = f"{below} or {above}" if below else f"{above}"
             raise ValueError(
-                f"image_size {size} is not a multiple of the {cell_size}-pixel mask cells: set image_size to {nearest}."
+                f"image_size {size} is not a multiple of the {cell_size}-pixel mask cells: "
+                f"set image_size to {nearest}."
             )
     return height // cell_size, width // cell_size
 

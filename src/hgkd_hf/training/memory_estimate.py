@@ -17,6 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.data import Dataset
 
 from ..evaluation.features import eval_mode
+from ..methods.base import Distiller
 
 # Of the free memory, what a step may fill: teacher, kernels and allocators take some that is not estimated.
 USABLE_SHARE = 0.8
@@ -94,7 +95,9 @@ def estimate_memory(
     for name, value in model.named_buffers():
         value.copy_(buffers[name])
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
-    modules = [model, *getattr(model, "_attached", ())]  # a teacher is no part of its model
+    modules = [model]
+    if isinstance(model, Distiller) and model.teacher is not None:  # a teacher is no part of its model
+        modules.append(model.teacher)
     per_image = (kept[4] - kept[2]) // 2
     return MemoryEstimate(
         weights=sum(value.nbytes for module in modules for value in module.state_dict().values()),

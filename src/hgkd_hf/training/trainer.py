@@ -226,7 +226,7 @@ class DistillationTrainer(PublishingTrainer, ResumableTrainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """kNN accuracy of the student's image features, their effective rank and standard deviation.
 
-        Of a student that classifies (its distiller has `image_logits(pixel_values)`), also its own `accuracy`, top-1.
+        Of a student that classifies, also its own `accuracy`, top-1.
         """
         bank, queries = (self.extract(dataset) for dataset in self.knn_datasets)
         metrics = {
@@ -236,7 +236,7 @@ class DistillationTrainer(PublishingTrainer, ResumableTrainer):
             "feature_rank": feature_rank(queries.features),
             "feature_std": feature_std(queries.features),
         }
-        if hasattr(self.accelerator.unwrap_model(self.model), "image_logits"):
+        if self.accelerator.unwrap_model(self.model).classifies:
             answers = self.extract(self.knn_datasets[1], "image_logits")
             metrics["accuracy"] = (answers.features.argmax(1) == answers.labels).float().mean().item()
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}

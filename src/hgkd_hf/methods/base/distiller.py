@@ -72,7 +72,7 @@ class DistillerConfig(Settings, PreTrainedConfig):
 
 
 class Distiller(PreTrainedModel, ABC):
-    """A student that learns from a teacher: the contract between a method and all that trains, judges and publishes it.
+    """A student that learns from a teacher: the contract of a method with all that trains, judges and publishes it.
 
     The student is the attribute `student`. The teacher is attached, never owned: it is held outside the module tree,
     so that it is in no state dict, checkpoint, optimizer or DDP bucket, and `from_pretrained` need not know it.

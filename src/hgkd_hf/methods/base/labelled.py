@@ -1,4 +1,4 @@
-"""What methods that learn from labels share."""
+"""What commands of methods that learn from labels share."""
 
 from __future__ import annotations
 
@@ -11,17 +11,7 @@ from transformers import PreTrainedConfig
 from ...data import Mixing, class_names
 from .image_classification import ImageClassificationDistiller
 from .method import Method
-from .settings import Settings, setting
-
-
-@dataclass
-class LabelledSettings(Settings):
-    """Base of the settings of a method that learns from labels."""
-
-    @property
-    def single_labels(self) -> str:
-        """The settings for which every image must have one class, not a mixture; empty if there are none."""
-        return ""
+from .settings import LabelledSettings, setting
 
 
 @dataclass

@@ -59,11 +59,21 @@ class Settings:
 
     def check(self) -> None:
         """Raise `ValueError` for a value out of its limits; methods add what does not go together."""
-        hints = _hints(type(self))
+        hints = hints_of(type(self))
         for item in fields(self):
             help = item.metadata.get("help")
             if isinstance(help, SettingHelp):
                 _check(item.name, getattr(self, item.name), choices_of(hints[item.name]), help.limits)
+
+
+@dataclass
+class LabelledSettings(Settings):
+    """Base of the settings of a method that learns from labels."""
+
+    @property
+    def single_labels(self) -> str:
+        """The settings for which every image must have one class, not a mixture; empty if there are none."""
+        return ""
 
 
 def choices_of(hint: Any) -> tuple[Any, ...]:
@@ -73,7 +83,7 @@ def choices_of(hint: Any) -> tuple[Any, ...]:
 
 
 @lru_cache
-def _hints(kind: type) -> dict[str, Any]:
+def hints_of(kind: type) -> dict[str, Any]:
     """The type hints of a class and its bases that have settings (transformers' own need not be evaluated)."""
     hints: dict[str, Any] = {}
     for base in reversed(kind.__mro__):

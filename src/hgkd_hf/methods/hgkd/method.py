@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,12 +9,11 @@ from typing import Literal
 from torch.utils.data import Dataset
 
 from ...sparse import check_exact
-from ...sparse.masking import cell_grid
 from ...students.sparse_unet import SparseUNetConfig
 from ...teachers import PatchTeacher
 from ..base.method import Method
 from ..base.settings import setting
-from .modeling import HGKDForPreTraining
+from .modeling import HGKDForPreTraining, aligned_teacher_image_size
 from .settings import HGKDSettings
 
 
@@ -64,25 +61,3 @@ class HGKDMethod(HGKDSettings, Method):
         """One crop and one mask of every image."""
         masks = {"cell_grid": model.config.cell_grid, "mask_ratio": self.mask_ratio}
         return self.dataset_of(self.crop(model), seed, skipped_log, **masks)
-
-
-def aligned_teacher_image_size(
-    patch_size: int, image_size: int | Sequence[int], student_config: SparseUNetConfig
-) -> tuple[int, int]:
-    """The input size (height, width) at which a teacher's tokens divide the student's mask cells evenly.
-
-    A cell of s pixels gets the number of tokens on a side nearest to s / patch_size at which a decoder that doubles
-    the resolution can stop: 2 for a patch-16 or a patch-14 teacher and 32-pixel cells.
-
-    Example:
-        >>> aligned_teacher_image_size(14, 224, SparseUNetConfig())
-        (196, 196)
-    """
-    size = image_size if isinstance(image_size, int) else tuple(image_size)
-    gh, gw = cell_grid(size, student_config.cell_size)
-    strides = student_config.reachable_strides
-    tokens = min(
-        (student_config.cell_size // stride for stride in strides),
-        key=lambda count: abs(math.log(count * patch_size / student_config.cell_size)),
-    )
-    return gh * tokens * patch_size, gw * tokens * patch_size

@@ -6,6 +6,8 @@ generic stage of G2SD, or is a field of `HGKDConfig`.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -224,3 +226,25 @@ class HGKDForPreTraining(Distiller):
             "mask": f"{visible} of {rows * columns} cells of {size} px visible (mask ratio {config.mask_ratio})",
             "objective": f"{feature}, pixel {config.pixel_weight}",
         }
+
+
+def aligned_teacher_image_size(
+    patch_size: int, image_size: int | Sequence[int], student_config: SparseUNetConfig
+) -> tuple[int, int]:
+    """The input size (height, width) at which a teacher's tokens divide the student's mask cells evenly.
+
+    A cell of s pixels gets the number of tokens on a side nearest to s / patch_size at which a decoder that doubles
+    the resolution can stop: 2 for a patch-16 or a patch-14 teacher and 32-pixel cells.
+
+    Example:
+        >>> aligned_teacher_image_size(14, 224, SparseUNetConfig())
+        (196, 196)
+    """
+    size = image_size if isinstance(image_size, int) else tuple(image_size)
+    gh, gw = cell_grid(size, student_config.cell_size)
+    strides = student_config.reachable_strides
+    tokens = min(
+        (student_config.cell_size // stride for stride in strides),
+        key=lambda count: abs(math.log(count * patch_size / student_config.cell_size)),
+    )
+    return gh * tokens * patch_size, gw * tokens * patch_size

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..base.labelled import LabelledSettings
-from ..base.settings import setting
+from ..base.settings import LabelledSettings, setting
 
 TITLES = {
     "labels": "Labels alone",

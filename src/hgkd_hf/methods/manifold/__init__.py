@@ -1,6 +1,5 @@
 """Fine-grained manifold distillation (2107.01378) of a ViT into any image classifier of transformers."""
 
-from .method import ManifoldMethod
 from .modeling import (
     ManifoldDistillationConfig,
     ManifoldDistillationForImageClassification,
@@ -11,5 +10,4 @@ __all__ = [
     "ManifoldDistillationConfig",
     "ManifoldDistillationForImageClassification",
     "ManifoldDistillationOutput",
-    "ManifoldMethod",
 ]

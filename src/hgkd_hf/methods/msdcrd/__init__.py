@@ -1,6 +1,5 @@
 """MSDCRD: contrastive distillation of local regions at several scales; an independent reading of the abstract."""
 
-from .method import MSDCRDMethod
 from .modeling import MSDCRDConfig, MSDCRDForImageClassification, MSDCRDOutput
 
-__all__ = ["MSDCRDConfig", "MSDCRDForImageClassification", "MSDCRDMethod", "MSDCRDOutput"]
+__all__ = ["MSDCRDConfig", "MSDCRDForImageClassification", "MSDCRDOutput"]

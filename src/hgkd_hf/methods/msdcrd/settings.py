@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...objectives.multi_scale_contrastive import Layout, Selection
-from ..base.labelled import LabelledSettings
-from ..base.settings import setting
+from ..base.settings import LabelledSettings, setting
 
 
 @dataclass

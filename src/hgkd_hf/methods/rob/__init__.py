@@ -1,6 +1,5 @@
 """RoB: a frozen vision transformer assigns images to prototypes, and a student learns the assignments (2301.09451)."""
 
-from .method import RoBMethod
 from .modeling import RoBConfig, RoBForPreTraining, RoBOutput
 
-__all__ = ["RoBConfig", "RoBForPreTraining", "RoBMethod", "RoBOutput"]
+__all__ = ["RoBConfig", "RoBForPreTraining", "RoBOutput"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedConfig
 
 from ...objectives.prototypes import prototype_scores
+from ...students.features import pooled_features
 from .settings import RoBSettings
 
 
@@ -51,3 +53,13 @@ def build_head(config: RoBSettings, width: int, is_cnn: bool, teacher_width: int
 
 def _swav_projector(width: int, hidden: int, out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, out))
+
+
+def pooled_width(config: PreTrainedConfig) -> tuple[int, bool]:
+    """The width of a student's image feature, and whether it is a CNN (gives maps)."""
+    side = getattr(config, "image_size", None) or 224
+    height, width = (side, side) if isinstance(side, int) else side
+    with torch.device("meta"), torch.no_grad():
+        student = AutoModel.from_config(config).eval()
+        images = torch.empty(1, getattr(config, "num_channels", 3), height, width)
+        return pooled_features(student, images).shape[1], student(images).last_hidden_state.dim() == 4

@@ -22,9 +22,7 @@ class RoBMethod(RoBSettings, Method):
     model_class = RoBForPreTraining
 
     crop_scale: list[float] = setting([0.25, 1.0], "Share of the area that a global crop shows.")
-    prototype_samples: int = setting(
-        20_000, "Training images to whose features the prototypes are fitted.", minimum=1
-    )
+    prototype_samples: int = setting(20_000, "Training images to whose features the prototypes are fitted.", minimum=1)
     global_crops: int = setting(2, "Crops of --image_size, which the teacher sees too.", minimum=1)
     local_crops: int = setting(8, "Small crops for the student alone.", minimum=0)
     local_crop_size: int = setting(96, "Pixels of the local crops.", minimum=1)

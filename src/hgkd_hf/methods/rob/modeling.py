@@ -28,7 +28,7 @@ from ...students.features import pooled_features
 from ...teachers import TeacherHead
 from ..base.distiller import Distiller, DistillerConfig, Teacher
 from ..base.image_classification import resize_map
-from .heads import PrototypeHead, build_head
+from .heads import PrototypeHead, build_head, pooled_width
 from .settings import RoBSettings
 from .tokens import build_student, dropped_tokens
 
@@ -129,7 +129,7 @@ class RoBForPreTraining(Distiller):
                 "no teacher_hidden_size is known: build the config with RoBConfig.for_teacher(teacher, ...)."
             )
         self.student = build_student(config.student_config, masks=config.ssl_method == "ibot")
-        self.head = build_head(config, *_pooled_width(config.student_config), config.teacher_hidden_size)
+        self.head = build_head(config, *pooled_width(config.student_config), config.teacher_hidden_size)
         if config.teacher_head is None:
             # Zeros until they are fitted; saved, since the head's scores mean nothing without them.
             self.register_buffer("prototypes", torch.zeros(config.num_prototypes, config.teacher_hidden_size))
@@ -391,13 +391,3 @@ def _as_views(pixel_values: Tensor, name: str = "pixel_values") -> Tensor:
     if views.dim() != 5:
         raise ValueError(f"{name} {tuple(pixel_values.shape)} must be (B, crops, 3, height, width).")
     return views
-
-
-def _pooled_width(config: PreTrainedConfig) -> tuple[int, bool]:
-    """The width of a student's image feature, and whether it is a CNN (gives maps)."""
-    side = getattr(config, "image_size", None) or 224
-    height, width = (side, side) if isinstance(side, int) else side
-    with torch.device("meta"), torch.no_grad():
-        student = AutoModel.from_config(config).eval()
-        images = torch.empty(1, getattr(config, "num_channels", 3), height, width)
-        return pooled_features(student, images).shape[1], student(images).last_hidden_state.dim() == 4

@@ -181,8 +181,8 @@ def test_a_resumed_run_goes_on_exactly(tmp_path):
     [
         ({"layout": "dense"}, "layout is 'dense': choose one of grid, sliding"),
         ({"selection": "some"}, "selection is 'some': choose one of all, consistent, sdd"),
-        ({"sample_weight": -1.0}, "sample_weight is -1.0, but it must not be negative"),
-        ({"warmup_batches": -2}, "warmup_batches is -2, but it must not be negative"),
+        ({"sample_weight": -1.0}, "sample_weight is -1.0, but it must be at least 0"),
+        ({"warmup_batches": -2}, "warmup_batches is -2, but it must be at least 0"),
         ({"temperature": 0.0}, "temperature is 0.0, but it must be above 0"),
     ],
 )

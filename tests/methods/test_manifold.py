@@ -25,7 +25,7 @@ from hgkd_hf.methods.manifold import (
     ManifoldDistillationConfig,
     ManifoldDistillationForImageClassification,
 )
-from hgkd_hf.methods.manifold.modeling_manifold import common_tokens
+from hgkd_hf.methods.manifold.modeling import common_tokens
 from hgkd_hf.objectives.manifold import manifold_loss
 from hgkd_hf.students.classifier_layers import build_classifier, logits_and_maps, student_layers
 from hgkd_hf.teachers import ClassifierTeacher
@@ -275,12 +275,12 @@ def test_training_lowers_the_loss_and_exports_a_stock_checkpoint(model, tmp_path
 @pytest.mark.parametrize(
     ("fields", "match"),
     [
-        ({"alpha": 1.5}, r"alpha is 1.5, but it must lie in \[0, 1\]"),
-        ({"beta": -1}, "beta is -1, but it must not be negative"),
+        ({"alpha": 1.5}, r"alpha is 1.5, but it must be at least 0 and at most 1"),
+        ({"beta": -1}, "beta is -1, but it must be at least 0"),
         ({"intra_weight": -4.0}, "intra_weight is -4.0"),
         ({"distillation": "firm"}, "distillation is 'firm': choose one of soft, hard"),
         ({"temperature": 0}, "temperature is 0, but it must be above 0"),
-        ({"num_samples": 0}, "num_samples is 0, but it must be above 0"),
+        ({"num_samples": 0}, "num_samples is 0, but it must be at least 1"),
         ({"student_layers": (1,)}, r"student_layers \(1,\) and teacher_layers \(2, -1\) are paired .* 1 and 2"),
         ({"student_layers": (1, 4)}, r"student_layers names layer 4, but the student \(vit\) has 1 to 3, and -1"),
     ],
@@ -311,8 +311,9 @@ def test_teachers_that_do_not_fit(classifier, model, vit):
         ClassifierTeacher(five, layers=(4,), image_size=64)
     with pytest.raises(ValueError, match=r"alpha is 0.25, so that labels are needed"):
         model(batch()[0])
+    config = ManifoldDistillationConfig(student_config=ResNetConfig(**CNN), student_layers=(), teacher_layers=())
     with pytest.raises(ValueError, match=r"beta is 1.0, but student_layers and teacher_layers name no pair"):
-        ManifoldDistillationForImageClassification(ManifoldDistillationConfig(student_config=ResNetConfig(**CNN)))
+        ManifoldDistillationForImageClassification(config)
 
 
 def test_classifier_from_a_folder(tmp_path):

@@ -75,6 +75,31 @@ def test_loss_by_hand(teacher, objective):
     torch.testing.assert_close(output.loss, 0.5 * label_loss + 2 * expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("objective", "parts"),
+    [
+        ("dkd", {"target_class": 2.0, "other_classes": 3.0}),
+        ("contrastive", {"student_to_teacher": 1.0, "teacher_to_student": 1.0}),
+    ],
+)
+def test_parts_of_an_objective_are_named_terms(teacher, objective, parts):
+    model = build(teacher, objective=objective, target_class_weight=2.0, other_classes_weight=3.0)
+    output = model(*batch())
+    assert {name for name, value in output.items() if value.dim() == 0} == {
+        "loss",
+        "label_loss",
+        "distillation_loss",
+    } | {*parts}
+    total = sum(weight * output[name] for name, weight in parts.items())
+    torch.testing.assert_close(output.distillation_loss, total)
+
+
+def test_description_names_every_weight(teacher):
+    model = build(teacher, objective="dkd", target_class_weight=2.0, other_classes_weight=3.0)
+    assert model.describe_objective()["objective"].endswith("(DKD) 1, T 4, target class 2, others 3")
+    assert build(teacher, objective="labels").describe_objective() == {"objective": "labels alone"}
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("student", [ResNetConfig(**CNN), ViTConfig(**VIT), Dinov2Config(**VIT)])
 def test_gradients_reach_every_parameter_and_the_teacher_stays_outside(teacher, student, objective, tmp_path):
@@ -106,7 +131,7 @@ def test_soft_labels(teacher):
     ("fields", "match"),
     [
         ({"objective": "crd"}, "objective is 'crd': choose one of labels, kd, dkd, hint, contrastive"),
-        ({"label_weight": -1.0}, "label_weight is -1.0, but it must not be negative"),
+        ({"label_weight": -1.0}, "label_weight is -1.0, but it must be at least 0"),
         ({"temperature": 0.0}, "temperature is 0.0, but it must be above 0"),
         ({"student_layer": 4}, r"student_layer is 4, but the student \(resnet\) has 1 to 3, and -1"),
         ({"objective": "labels", "label_weight": 0.0}, "objective 'labels' .* leaves nothing to learn"),

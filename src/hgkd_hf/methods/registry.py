@@ -1,0 +1,18 @@
+"""The methods by name, as commands know them."""
+
+from __future__ import annotations
+
+from .base.method import Method
+from .hgkd.method import HGKDMethod
+from .kd.method import KDMethod
+from .manifold.method import ManifoldMethod
+from .msdcrd.method import MSDCRDMethod
+from .rob.method import RoBMethod
+
+METHODS: dict[str, type[Method]] = {
+    "hgkd": HGKDMethod,
+    "rob": RoBMethod,
+    "manifold": ManifoldMethod,
+    "msdcrd": MSDCRDMethod,
+    "kd": KDMethod,
+}
