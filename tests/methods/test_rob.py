@@ -106,6 +106,7 @@ def test_ibot_by_hand(teacher):
     torch.testing.assert_close(output.patch_loss, per_image.mean(), rtol=1e-4, atol=1e-5)
     crop_loss = output.global_loss / 3 + 2 * output.local_loss / 3
     torch.testing.assert_close(output.loss, crop_loss + 0.5 * output.patch_loss)
+    assert model.describe_objective()["objective"].endswith("patches 0.5")
 
 
 def test_ibot_trains_all_that_it_has_and_empty_masks_are_zero(teacher):

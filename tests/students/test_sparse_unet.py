@@ -191,6 +191,23 @@ def test_bad_config(encoder_config, fields, match):
         SparseUNetConfig(encoder_config=encoder_config, **fields)
 
 
+@pytest.mark.parametrize("size", [(64, 64), (60, 50), (33, 90)])
+def test_without_mask_and_decoder_images_may_have_any_size(student_config, size):
+    student_config.id2label = {0: "a", 1: "b", 2: "c"}
+    images = torch.randn(2, 3, *size)
+    native = SparseUNetForImageClassification(student_config).eval()
+    torch.testing.assert_close(native(images).logits, native.to_native()(images).logits)
+    maps = SparseUNetBackbone(student_config).eval()(images).feature_maps
+    assert maps[-1].shape[2:] == tuple(-(-side // 16) for side in size)
+
+
+def test_an_older_config_with_its_backend_loads(student_config):
+    """What computes the visible cells was saved once; it is a choice of the run."""
+    config = SparseUNetConfig(**student_config.to_dict() | {"sparse_backend": "spconv"})
+    assert "sparse_backend" not in config.to_dict()
+    assert SparseUNetModel(config).sparse_backend == "cells"
+
+
 def test_images_and_masks_that_do_not_fit(student):
     with pytest.raises(ValueError, match="image_size 60 is not a multiple of the 16-pixel mask cells"):
         student(torch.randn(2, 3, 60, 64))

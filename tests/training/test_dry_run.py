@@ -101,6 +101,24 @@ def test_dry_run_of_every_kind_of_method(distill, inputs, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"method": "kd", "objective": "labels"}, "teacher: none: Labels alone needs none"),
+        ({"feature_weight": 0, "pixel_weight": 1, "decoder": "full"}, "teacher: none: SparK needs none"),
+        ({"method": "manifold", "alpha": 0, "beta": 0}, "teacher: none: Manifold distillation needs none"),
+    ],
+    ids=["labels", "spark", "manifold"],
+)
+def test_a_teacher_that_is_not_needed_is_left_aside(settings, said, distill, inputs, tmp_path, capsys):
+    """It stands in the recipe that the baseline shares with the method: its files are not even looked for."""
+    shared = {"teacher": inputs / "nowhere", "teacher_layers": 9}
+    words = flags(inputs, tmp_path / "run", "--dry_run", **shared | settings)
+    words = [word for word in words if "method" not in settings or not word.startswith("--decoder_width")]
+    assert distill(words)["steps"] == 18
+    assert said in capsys.readouterr().out
+
+
 def test_dry_run_of_a_stream(distill, inputs, tmp_path, capsys):
     settings = {"streaming": True, "per_device_train_batch_size": "auto", "dataloader_num_workers": 2}
     assert distill(flags(inputs, tmp_path / "run", "--dry_run", **settings, max_steps=5))["steps"] == 5
