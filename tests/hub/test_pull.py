@@ -19,7 +19,7 @@ from hgkd_hf.cli.choices import parse_method
 from hgkd_hf.cli.pull import main
 from hgkd_hf.hub.pull import pull_run
 from hgkd_hf.hub.untrusted import COMMAND_SETTINGS, SOURCES, TRAINING_SETTINGS, checked_recipe
-from hgkd_hf.methods import METHODS
+from hgkd_hf.methods.registry import METHODS
 from hgkd_hf.training.arguments import DistillationArguments
 
 from .server import HubServer

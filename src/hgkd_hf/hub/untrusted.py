@@ -20,7 +20,7 @@ import yaml
 from transformers import TrainerState
 
 from ..checkpoints.whole_folders import MANIFEST, fault
-from ..methods import METHODS
+from ..methods.registry import METHODS
 from ..students.presets import PRESETS
 from ..training.arguments import DistillationArguments
 from .sources import is_repo_id
