@@ -31,20 +31,24 @@ class ImageAccess:
         Raises:
             PermissionError: it lies elsewhere.
         """
-        place = path.split("::")[-1]  # zip://a.png::file.zip is a file within a file
-        if self.anywhere or ("://" not in path and self.roots is None):
+        if self.anywhere or (self.roots is None and "://" not in path):
             return path if "://" in path or self.folder is None else os.path.join(self.folder, path)
-        if "://" in place:
-            if any(place.startswith((f"{root}/", f"{root}@")) for root in self.roots or () if "://" in root):
-                return path
-        else:
-            absolute = os.path.join(self.folder or "", place)
-            inside = (os.path.realpath(root) for root in self.roots or () if "://" not in root)
-            if any(os.path.realpath(absolute).startswith(root + os.sep) for root in inside):
-                return path.removesuffix(place) + absolute
+        *archives, place = path.split("::")  # zip://a.png::file.zip is a file within a file
+        if all(archive.startswith("zip://") for archive in archives):
+            if "://" not in place:
+                place = os.path.join(self.folder or "", place)
+            if self._holds(place):
+                return "::".join([*archives, place])
         raise PermissionError(
             f"it is named as {path!r}, outside of the dataset ({self.flags.allow_remote_images} opens such images)"
         )
+
+    def _holds(self, place: str) -> bool:
+        if "://" in place:
+            prefixes = tuple(root + separator for root in self.roots or () if "://" in root for separator in "/@")
+            return place.startswith(prefixes) and ".." not in place.split("/")
+        folders = tuple(os.path.realpath(root) + os.sep for root in self.roots or () if "://" not in root)
+        return os.path.realpath(place).startswith(folders)
 
 
 ANYWHERE, NOWHERE = ImageAccess(anywhere=True), ImageAccess()
