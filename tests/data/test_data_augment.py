@@ -156,6 +156,8 @@ def test_decoded_side_never_forces_enlargement():
         {"image_size": 0},
         {"interpolation": "cubic"},
         {"crop_scale": (0.5, 0.2)},
+        {"crop_scale": (0.5,)},
+        {"crop_ratio": (1.0, 1.0, 1.0)},
         {"crop_scale": (0.5, 1.5)},
         {"crop_ratio": (0, 1)},
         {"flip_probability": 2},

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .whole_folders import write_whole
+
 FILE = "identity.json"
 
 
@@ -47,9 +49,7 @@ def check_same_run(
             )
     if write:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_whole(path, json.dumps(settings, indent=2) + "\n")
 
 
 def weights_digest(module: nn.Module) -> str:

@@ -70,6 +70,13 @@ def complete_folder(partial: Path) -> Path:
     return final
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file that is never seen half written."""
+    partial = path.with_name(path.name + PARTIAL)
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
 def is_full_disk(error: Exception) -> bool:
     """Whether an error says that the disk, or the user's quota on it, is full."""
     # safetensors passes the operating system's error on as text alone.

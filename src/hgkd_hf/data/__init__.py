@@ -1,6 +1,7 @@
 """From a dataset on the Hub or on disk to batches: load, decode, augment, mask, collate."""
 
 from hgkd_hf.data.augment import ImageTransform, MultiCropTransform, sample_generator
+from hgkd_hf.data.cached import CachedTeacherDataset, TeacherViews
 from hgkd_hf.data.dataset import DistillationDataset, EvaluationDataset, StreamingDistillationDataset, collate
 from hgkd_hf.data.decode import CorruptImageError, decode_image
 from hgkd_hf.data.endless import EndlessStream
@@ -11,6 +12,7 @@ from hgkd_hf.data.mixing import Mixing
 from hgkd_hf.data.source import ImageSource
 
 __all__ = [
+    "CachedTeacherDataset",
     "CorruptImageError",
     "DistillationDataset",
     "EndlessStream",
@@ -21,6 +23,7 @@ __all__ = [
     "Mixing",
     "MultiCropTransform",
     "StreamingDistillationDataset",
+    "TeacherViews",
     "align_classes",
     "class_names",
     "collate",

@@ -85,9 +85,9 @@ class ImageTransform:
             raise ValueError(f"image_size is {self.image_size}, but it must be at least 1 pixel.")
         if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"interpolation is {self.interpolation!r}: choose from {', '.join(INTERPOLATIONS)}.")
-        if not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+        if len(self.crop_scale) != 2 or not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(f"crop_scale is {self.crop_scale}, but it must be a rising pair in (0, 1].")
-        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+        if len(self.crop_ratio) != 2 or not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
             raise ValueError(f"crop_ratio is {self.crop_ratio}, but it must be a rising pair above 0.")
         for name in (
             "flip_probability",
@@ -131,18 +131,20 @@ class ImageTransform:
         Raises:
             ValueError: `train` without a generator.
         """
-        height, width = self.size
-        resample = INTERPOLATIONS[self.interpolation]
         if not self.train:
             # The crop is cut while resizing: resizing all of a long narrow image first could take any memory.
             box = self.center_box(image.width, image.height)
-            return self.normalize(image.resize((width, height), resample, box=box))
+            return self.normalize(image.resize(self.size[::-1], INTERPOLATIONS[self.interpolation], box=box))
         if generator is None:
             raise ValueError(
                 "A training transform needs a generator: pass sample_generator(seed, epoch, index, 'view')."
             )
-        image = image.crop(self.random_box(image.width, image.height, generator)).resize((width, height), resample)
-        if torch.rand((), generator=generator) < self.flip_probability:
+        return self.render(image, *self.random_view(image.width, image.height, generator), generator)
+
+    def render(self, image: Image.Image, box: tuple[int, int, int, int], flip: bool, generator: Generator) -> Tensor:
+        """The view that `random_view` drew, as (3, height, width) float32; colours are drawn now."""
+        image = image.crop(box).resize(self.size[::-1], INTERPOLATIONS[self.interpolation])
+        if flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.color_jitter:
             for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
@@ -155,6 +157,11 @@ class ImageTransform:
         if self.solarize_probability and torch.rand((), generator=generator) < self.solarize_probability:
             image = ImageOps.solarize(image, 128)
         return self.normalize(image)
+
+    def random_view(self, width: int, height: int, generator: Generator) -> tuple[tuple[int, int, int, int], bool]:
+        """Draw the crop (left, top, right, bottom), in pixels, of an image of `width` x `height`, and its flip."""
+        box = self.random_box(width, height, generator)
+        return box, bool(torch.rand((), generator=generator) < self.flip_probability)
 
     def random_box(self, width: int, height: int, generator: Generator) -> tuple[int, int, int, int]:
         """Draw a crop (left, top, right, bottom), in pixels, of an image of `width` x `height`."""

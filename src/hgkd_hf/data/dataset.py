@@ -95,11 +95,15 @@ class _Samples:
     def _decode(self, row: dict, index: int) -> Image.Image:
         return self.source.decode(row, min_side=self.transform.min_decoded_side, name=f"row {index}")
 
+    def _views(self, image: Image.Image, index: int, key: int, epoch: int, purpose: str) -> dict[str, Tensor]:
+        """What is shown of the image of row `index`, augmented by (seed, epoch, key, purpose)."""
+        views = self.transform(image, sample_generator(self.seed, epoch, key, purpose))
+        return views if isinstance(views, dict) else {"pixel_values": views}
+
     def _sample(
         self, image: Image.Image, row: dict, index: int, key: int, epoch: int, purpose: str = "view"
     ) -> dict[str, Tensor | int]:
-        views = self.transform(image, sample_generator(self.seed, epoch, key, purpose))
-        sample = views if isinstance(views, dict) else {"pixel_values": views}
+        sample = self._views(image, index, key, epoch, purpose)
         if self.cell_grid is not None:
             generator = sample_generator(self.seed, epoch, key, "mask")
             sample["bool_masked_pos"] = random_cell_mask(self.cell_grid, self.mask_ratio, generator)
