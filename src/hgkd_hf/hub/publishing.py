@@ -91,7 +91,8 @@ class PublishingTrainer(Trainer):
         batch = {name: value.to(self.args.device) for name, value in self.data_collator(samples).items()}
         folder.mkdir(parents=True, exist_ok=True)
         with self.compute_loss_context_manager():
-            figure = prediction_figure(model, batch["pixel_values"], batch["bool_masked_pos"])
+            shown = (batch.get(name) for name in ("pixel_values", "bool_masked_pos", "teacher_features"))
+            figure = prediction_figure(model, *shown)
         figure.savefig(folder / PREDICTIONS, dpi=100)
         self.card.pictures[PREDICTIONS] = "What the student sees, and what it predicts of its teacher's features."
 

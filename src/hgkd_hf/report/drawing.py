@@ -40,7 +40,8 @@ def evaluation_figures(
     mean, std = model.config.image_mean, model.config.image_std
     figures = {}
     if model.predicts_masked:
-        figures["predictions"] = prediction_figure(model, samples["pixel_values"], samples["bool_masked_pos"])
+        shown = (samples.get(name) for name in ("pixel_values", "bool_masked_pos", "teacher_features"))
+        figures["predictions"] = prediction_figure(model, *shown)
     else:
         pixels = torch.stack([datasets[1][index]["pixel_values"] for index in range(min(SAMPLES, len(datasets[1])))])
         encoder = model.to_native().base_model

@@ -47,7 +47,9 @@ def unnormalise(pixel_values: Tensor, mean: Sequence[float], std: Sequence[float
 
 
 @torch.no_grad()
-def prediction_columns(model: HGKDForPreTraining, pixel_values: Tensor, bool_masked_pos: Tensor) -> dict[str, Tensor]:
+def prediction_columns(
+    model: HGKDForPreTraining, pixel_values: Tensor, bool_masked_pos: Tensor, teacher_features: Tensor | None = None
+) -> dict[str, Tensor]:
     """What a student fills in, as pictures by title.
 
     Of features: teacher's and prediction as colours of one basis, and the squared error of a token. Of pixels: the
@@ -58,12 +60,13 @@ def prediction_columns(model: HGKDForPreTraining, pixel_values: Tensor, bool_mas
         model: with its teacher attached, if it predicts features.
         pixel_values: (B, 3, H, W), normalised for the student.
         bool_masked_pos: (B, gh, gw) bool, True = hidden.
+        teacher_features: (B, C, th, tw), what a cached teacher saw in them.
 
     Returns:
         Pictures (B, h, w, 3) in [0, 1]; of the error (B, h, w).
     """
     with eval_mode(model):
-        output = model(pixel_values, bool_masked_pos)
+        output = model(pixel_values, bool_masked_pos, teacher_features)
     config = model.config
     images = unnormalise(pixel_values, config.image_mean, config.image_std)
     hidden = expand_mask(bool_masked_pos, tuple(pixel_values.shape[-2:]))[..., None]
@@ -93,12 +96,14 @@ def _cell_statistics_restored(prediction: Tensor, pixel_values: Tensor, grid: Se
     return (prediction.reshape(shape) * spread + mean).view_as(pixel_values)
 
 
-def prediction_figure(model: HGKDForPreTraining, pixel_values: Tensor, bool_masked_pos: Tensor) -> Figure:
+def prediction_figure(
+    model: HGKDForPreTraining, pixel_values: Tensor, bool_masked_pos: Tensor, teacher_features: Tensor | None = None
+) -> Figure:
     """Image | what the student sees | teacher's features | student's prediction | error, a row an image.
 
     See `prediction_columns`; a student that predicts pixels has the filled image instead, or too.
     """
-    return _grid(prediction_columns(model, pixel_values, bool_masked_pos))
+    return _grid(prediction_columns(model, pixel_values, bool_masked_pos, teacher_features))
 
 
 @torch.no_grad()

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import ModelOutput
 
 from ...teachers import ClassifierTeacher, PatchTeacher
+from ...teachers.cache import CachedTeacher, recall
+from ...teachers.showing import show
 from .settings import Settings
 
-Teacher = PatchTeacher | ClassifierTeacher
+Teacher = PatchTeacher | ClassifierTeacher | CachedTeacher
 
 
 class DistillerConfig(Settings, PreTrainedConfig):
@@ -151,10 +151,16 @@ class Distiller(PreTrainedModel, ABC):
     def check_teacher(self, teacher: Teacher) -> None:
         """Raise `ValueError` if `teacher` does not fit this model's configuration."""
 
-    def teach(self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None) -> ModelOutput:
+    def teach(
+        self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None, teacher_features: Tensor | None = None
+    ) -> ModelOutput:
         """What the teacher sees in images normalised for the student: its output, with `feature_maps` (B, D, th, tw).
 
-        The student's normalisation (`config.image_mean`, `config.image_std`) is undone, since a teacher has its own.
+        Args:
+            pixel_values: (B, 3, H, W), normalised with `config.image_mean` and `config.image_std`.
+            bool_masked_pos: (B, gh, gw) bool, True = hidden, for a teacher that sees what is visible.
+            teacher_features: (B, C, th, tw), what it saw in these images before, the maps of all layers one after the
+                other: it is not asked again.
 
         Raises:
             RuntimeError: no teacher is attached.
@@ -165,16 +171,6 @@ class Distiller(PreTrainedModel, ABC):
                 f"{type(self).__name__} has no teacher: attach one with model.attach_teacher(teacher); it was "
                 f"configured for {self.config.teacher_name_or_path!r} (teacher_name_or_path)."
             )
-        if next(teacher.parameters()).device != pixel_values.device:
-            teacher.to(pixel_values.device)
-        with (
-            torch.no_grad(),
-            torch.autocast(pixel_values.device.type, enabled=False),
-        ):  # the teacher's dtype is its own
-            mean = _channels(self.config.image_mean, pixel_values)
-            std = _channels(self.config.image_std, pixel_values)
-            return teacher((pixel_values * std + mean).clamp(0, 1), bool_masked_pos)
-
-
-def _channels(values: Sequence[float], like: Tensor) -> Tensor:
-    return like.new_tensor(values).view(1, -1, 1, 1)
+        if teacher_features is not None:
+            return recall(teacher_features, teacher.hidden_sizes)
+        return show(teacher, pixel_values, self.config.image_mean, self.config.image_std, bool_masked_pos)

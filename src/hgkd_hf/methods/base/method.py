@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 
 from ...checkpoints.identity import weights_digest
 from ...data import (
+    CachedTeacherDataset,
     DistillationDataset,
     EvaluationDataset,
     ImageSource,
@@ -22,6 +23,7 @@ from ...data import (
 )
 from ...students.presets import PRESETS, student_encoder_config
 from ...teachers import ClassifierTeacher, PatchTeacher
+from ...teachers.cache import CachedTeacher, TeacherCache, open_cache
 from .distiller import Distiller, Teacher
 from .settings import Settings, setting
 
@@ -49,6 +51,9 @@ class Method(Settings):
     teacher_layers: list[int] = setting([-1], "Target layers: -1 = final output, i = block i.")
     teacher_image_size: int | None = setting(None, "Pixels; default: what fits.", minimum=1)
     teacher_dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "Precision of the teacher.")
+    teacher_cache: str | None = setting(
+        None, "Folder or Hub id of what a teacher saw, written by `hgkd teach`: the teacher itself is not loaded."
+    )
     student: str = setting(
         "resnet-50", f"Hub id or folder of a model, a config as JSON, or one of {', '.join(PRESETS)}."
     )
@@ -80,7 +85,7 @@ class Method(Settings):
         student_config, shared = self.student_config(), self.config_settings()
         config = self.model_class.config_class(student_config=student_config, **shared)
         if config.needs_teacher:
-            teacher = self.load_teacher(student_config)
+            teacher = self.load_teacher(student_config) if self.cache is None else self.cached_teacher()
             config = type(config).for_teacher(teacher, student_config, **shared)
             model = self.model_class(config).attach_teacher(teacher)
         else:
@@ -105,6 +110,11 @@ class Method(Settings):
         """The training split."""
         return self.open_split(self.split, self.max_samples, self.streaming)
 
+    @cached_property
+    def cache(self) -> TeacherCache | None:
+        """What the teacher saw, where that was written down and is wanted."""
+        return None if self.teacher_cache is None or not self.needs_teacher else open_cache(self.teacher_cache)
+
     def open_split(self, split: str, samples: int | None, streaming: bool = False) -> ImageSource:
         """At most `samples` rows of a split of the dataset."""
         return load_images(
@@ -120,6 +130,11 @@ class Method(Settings):
 
     def dataset_of(self, transform: ImageTransform, seed: int, skipped_log: Path | None, **settings) -> Dataset:
         """The training split through `transform`, streaming or not; `settings` are the dataset's."""
+        if self.cache is not None:
+            views = replace(transform, **self.cache.info.transform)
+            return CachedTeacherDataset(
+                self.source, views, cache=self.cache, seed=seed, skipped_log=skipped_log, **settings
+            )
         kind = StreamingDistillationDataset if self.streaming else DistillationDataset
         return kind(self.source, transform, seed=seed, skipped_log=skipped_log, **settings)
 
@@ -189,6 +204,19 @@ class Method(Settings):
         fitting = max(1, self.image_size // patch) * patch
         return self.read_teacher(PatchTeacher, image_size=self.teacher_image_size or fitting)
 
+    def cached_teacher(self) -> CachedTeacher:
+        """Stands for the teacher that wrote the cache.
+
+        Raises:
+            ValueError: a setting contradicts the cache, or these are not the images that it was written from.
+        """
+        info = self.cache.info
+        if self.streaming:
+            raise ValueError("--teacher_cache finds features by row, which a stream has not: leave --streaming out.")
+        info.check_settings({item.name: getattr(self, item.name) for item in fields(self)})
+        info.check_images(self.dataset, self.source.num_rows, self.source.fingerprint)
+        return CachedTeacher(info)
+
     def read_teacher(self, kind: type[Teacher], **settings: Any) -> Teacher:
         """The checkpoint that the settings name; `settings` are further arguments of `kind.from_pretrained`."""
         defaults = {"layers": self.teacher_layers, "image_size": self.teacher_image_size}
@@ -208,6 +236,8 @@ class Method(Settings):
         settings = {name: value for name, value in asdict(self).items() if name not in _CHANGE_NOTHING}
         settings["rows"] = self.source.num_rows
         settings["teacher_weights"] = None if model.teacher is None else weights_digest(model.teacher)
+        if self.cache is not None:  # wherever it lies
+            settings |= {"teacher_cache": self.cache.digest, "teacher_weights": self.cache.info.teacher_weights}
         return settings
 
     def describe(self, model: Distiller) -> dict[str, str]:
@@ -225,9 +255,7 @@ class Method(Settings):
         teacher = model.teacher
         if teacher is None:
             return f"none: {self.title} needs none"
+        weights = f"{teacher.num_parameters() / 1e6:.1f} M parameters" if self.cache is None else self.cache.describe()
         size = "its images' size" if teacher.image_size is None else "x".join(map(str, teacher.image_size)) + " px"
         layers = ", ".join(map(str, teacher.layers))
-        return (
-            f"{teacher.name_or_path}, {teacher.num_parameters() / 1e6:.1f} M parameters, layers {layers} at {size}, "
-            f"input {teacher.teacher_input}"
-        )
+        return f"{teacher.name_or_path}, {weights}, layers {layers} at {size}, input {teacher.teacher_input}"

@@ -173,12 +173,19 @@ class HGKDForPreTraining(Distiller):
         """The student's encoder as a stock transformers model; a copy, in eval mode."""
         return self.student.to_native()
 
-    def forward(self, pixel_values: Tensor, bool_masked_pos: Tensor | None = None, **kwargs) -> HGKDOutput:
+    def forward(
+        self,
+        pixel_values: Tensor,
+        bool_masked_pos: Tensor | None = None,
+        teacher_features: Tensor | None = None,
+        **kwargs,
+    ) -> HGKDOutput:
         """Mask, encode, decode, and compare with teacher and pixels.
 
         Args:
             pixel_values: (B, 3, H, W), normalised with `config.image_mean` and `config.image_std`.
             bool_masked_pos: (B, gh, gw) bool, True = hidden; by default drawn from torch's global generator.
+            teacher_features: (B, C, th, tw), what a cached teacher saw in them; see `Distiller.teach`.
 
         Raises:
             RuntimeError: the feature term is wanted, but no teacher is attached.
@@ -188,7 +195,9 @@ class HGKDForPreTraining(Distiller):
         if bool_masked_pos is None:
             masks = [random_cell_mask(config.cell_grid, config.mask_ratio) for _ in pixel_values]
             bool_masked_pos = torch.stack(masks).to(pixel_values.device)
-        targets = self.teach(pixel_values, bool_masked_pos).feature_maps if config.feature_weight else None
+        targets = None
+        if config.feature_weight:
+            targets = self.teach(pixel_values, bool_masked_pos, teacher_features).feature_maps
         decoded = self.student(pixel_values, bool_masked_pos).last_hidden_state
 
         loss, terms = 0.0, {}

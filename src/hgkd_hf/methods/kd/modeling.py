@@ -114,12 +114,19 @@ class KDForImageClassification(ImageClassificationDistiller):
                 f"{self.config.teacher_hidden_size} (teacher_hidden_size)."
             )
 
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs) -> KDOutput:
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        teacher_features: Tensor | None = None,
+        **kwargs,
+    ) -> KDOutput:
         """Classify, and compare with labels and teacher.
 
         Args:
             pixel_values: (B, 3, H, W), normalised with `config.image_mean` and `config.image_std`.
             labels: (B,) long, or, but for `"dkd"`, (B, num_labels) probabilities; not needed with label_weight 0.
+            teacher_features: (B, C, th, tw), what a cached teacher saw in them; see `Distiller.teach`.
 
         Raises:
             RuntimeError: a teacher is wanted, but not attached.
@@ -133,7 +140,7 @@ class KDForImageClassification(ImageClassificationDistiller):
                 f"labels {given} must be (B,) with objective {config.objective!r} and label_weight "
                 f"{config.label_weight}" + ("." if single else ", or (B, num_labels).")
             )
-        target = self.teach(pixel_values) if config.needs_teacher else None
+        target = self.teach(pixel_values, teacher_features=teacher_features) if config.needs_teacher else None
         logits, maps = logits_and_maps(self.student, pixel_values, self.layers)
 
         loss, terms = 0.0, {}

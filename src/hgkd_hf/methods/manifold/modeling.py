@@ -110,7 +110,13 @@ class ManifoldDistillationForImageClassification(ImageClassificationDistiller):
         if config.alpha:
             self.check_teacher_classes(teacher, f"alpha is {config.alpha}")
 
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs) -> ManifoldDistillationOutput:
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        teacher_features: Tensor | None = None,
+        **kwargs,
+    ) -> ManifoldDistillationOutput:
         """Classify, and compare with labels and teachers.
 
         The random term draws from torch's global CPU generator.
@@ -118,6 +124,7 @@ class ManifoldDistillationForImageClassification(ImageClassificationDistiller):
         Args:
             pixel_values: (B, 3, H, W), normalised with `config.image_mean` and `config.image_std`.
             labels: (B,) long, or (B, num_labels) probabilities, e.g. of mixup or cutmix; not needed with alpha 1.
+            teacher_features: (B, C, th, tw), what a cached teacher saw in them; see `Distiller.teach`.
 
         Raises:
             RuntimeError: a teacher is wanted, but not attached.
@@ -126,7 +133,7 @@ class ManifoldDistillationForImageClassification(ImageClassificationDistiller):
         config = self.config
         if labels is None and config.alpha < 1:
             raise ValueError(f"alpha is {config.alpha}, so that labels are needed, but there are none.")
-        target = self.teach(pixel_values) if config.needs_teacher else None
+        target = self.teach(pixel_values, teacher_features=teacher_features) if config.needs_teacher else None
         logits, maps = logits_and_maps(self.student, pixel_values, self.layers)
 
         loss, terms = 0.0, {}

@@ -128,12 +128,19 @@ class MSDCRDForImageClassification(ImageClassificationDistiller):
         """The factor of the contrastive weights at the next training batch, () float32 in (0, 1]."""
         return ((self.batches_seen + 1) / max(1, self.config.warmup_batches)).clamp(max=1)
 
-    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs) -> MSDCRDOutput:
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        teacher_features: Tensor | None = None,
+        **kwargs,
+    ) -> MSDCRDOutput:
         """Classify, and compare regions with the teacher's; in training mode, count the batch for the warm-up.
 
         Args:
             pixel_values: (B, 3, H, W), normalised with `config.image_mean` and `config.image_std`.
             labels: (B,) long, or (B, num_labels) probabilities where neither selection nor negatives ask for labels.
+            teacher_features: (B, C, th, tw), what a cached teacher saw in them; see `Distiller.teach`.
 
         Raises:
             RuntimeError: no teacher is attached.
@@ -147,7 +154,7 @@ class MSDCRDForImageClassification(ImageClassificationDistiller):
                 f"labels {given} must be (B,) with selection {config.selection!r} and exclude_same_label "
                 f"{config.exclude_same_label}" + ("." if single else ", or (B, num_labels).")
             )
-        target = self.teach(pixel_values).feature_maps[-1]
+        target = self.teach(pixel_values, teacher_features=teacher_features).feature_maps[-1]
         logits, (feature_map,) = logits_and_maps(self.student, pixel_values, [self.layer])
         projected = self.projector(feature_map)
 

@@ -44,6 +44,8 @@ class RoBMethod(RoBSettings, Method):
                     f"{name} is {getattr(self, name)}, but it must be three numbers: for the first global crop, the "
                     f"other global crops, and the local crops (--{name})."
                 )
+        if self.teacher_cache is not None:
+            raise ValueError("RoB shows its teacher several crops of an image at once: leave --teacher_cache out.")
         if self.teacher_head is None and self.prototype_samples < self.num_prototypes:
             raise ValueError(
                 f"prototype_samples is {self.prototype_samples}, but {self.num_prototypes} prototypes need at least "
