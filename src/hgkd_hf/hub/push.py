@@ -56,6 +56,7 @@ class PushOptions:
         create_pr: propose the commit as a pull request.
         tag: name of a git tag to put on the commit.
         message: the commit's title.
+        repo_type: of the repository.
         token: of the Hub; None = the one that is logged in.
     """
 
@@ -65,6 +66,7 @@ class PushOptions:
     create_pr: bool = False
     tag: str | None = None
     message: str = "Push a student trained with hgkd_hf"
+    repo_type: Literal["model", "dataset"] = "model"
     token: str | None = field(default=None, repr=False)
 
     def __post_init__(self):
@@ -75,7 +77,7 @@ class PushOptions:
         """The same on the command line of `training/publish.py`, but the token, which no command should hold."""
         found = []
         for name, value in asdict(self).items():
-            if value and value != getattr(PushOptions, name) and name != "token":
+            if value and value != getattr(PushOptions, name) and name not in ("token", "repo_type"):
                 found += [f"--{name}"] if value is True else [f"--{name}", value]
         return found
 
@@ -176,8 +178,8 @@ def _push(
     # Who we are is asked first, so that a missing or wrong token is found before anything is sent.
     repo_id = full_name(api.whoami(), repo_id)
     _open_repository(api, repo_id, options)
-    head = api.repo_info(repo_id, revision=options.revision).sha
-    text = write_readme(repo_id, readme_on_hub(api, repo_id, head))
+    head = api.repo_info(repo_id, revision=options.revision, repo_type=options.repo_type).sha
+    text = write_readme(repo_id, readme_on_hub(api, repo_id, head, options.repo_type))
     if text:
         (folder / README).write_text(text, encoding="utf-8")
     files = files_of(folder) | more_files
@@ -188,17 +190,19 @@ def _push(
         revision=options.revision,
         create_pr=options.create_pr,
         parent_commit=head,
+        repo_type=options.repo_type,
     )
     if options.tag:
-        _tag(api, repo_id, options.tag, commit.oid)
+        _tag(api, repo_id, options, commit.oid)
     return commit
 
 
 def _open_repository(api: HfApi, repo_id: str, options: PushOptions) -> None:
+    kind = {"repo_type": options.repo_type}
     try:
-        info = api.repo_info(repo_id)
+        info = api.repo_info(repo_id, **kind)
     except RepositoryNotFoundError:
-        api.create_repo(repo_id, private=options.private, exist_ok=True)
+        api.create_repo(repo_id, private=options.private, exist_ok=True, **kind)
     else:
         if options.private is not None and info.private != options.private:
             kept = "private" if info.private else "public"
@@ -206,12 +210,12 @@ def _open_repository(api: HfApi, repo_id: str, options: PushOptions) -> None:
     if options.create_pr:
         return  # for somebody else's repository
     if options.gated is not None:
-        api.update_repo_settings(repo_id, gated=options.gated)
+        api.update_repo_settings(repo_id, gated=options.gated, **kind)
     if options.revision is not None and not options.revision.startswith("refs/pr/"):
-        api.create_branch(repo_id, branch=options.revision, exist_ok=True)
+        api.create_branch(repo_id, branch=options.revision, exist_ok=True, **kind)
 
 
-def readme_on_hub(api: HfApi, repo_id: str, commit: str) -> str | None:
+def readme_on_hub(api: HfApi, repo_id: str, commit: str, repo_type: str = "model") -> str | None:
     """The README of a commit, None if it has none.
 
     Raises:
@@ -219,7 +223,7 @@ def readme_on_hub(api: HfApi, repo_id: str, commit: str) -> str | None:
         HfHubHTTPError, OSError: of the client.
     """
     try:
-        path = api.hf_hub_download(repo_id, README, revision=commit)
+        path = api.hf_hub_download(repo_id, README, revision=commit, repo_type=repo_type)
         return readme.read(Path(path), f"of {repo_id} on the Hub")
     except LocalEntryNotFoundError as error:  # the network, not the file
         raise error.__cause__ or error from None
@@ -227,14 +231,15 @@ def readme_on_hub(api: HfApi, repo_id: str, commit: str) -> str | None:
         return None
 
 
-def _tag(api: HfApi, repo_id: str, tag: str, commit: str) -> None:
+def _tag(api: HfApi, repo_id: str, options: PushOptions, commit: str) -> None:
     """Tag a commit; a tag that others may have pinned is not moved."""
+    tag, kind = options.tag, {"repo_type": options.repo_type}
     try:
-        api.create_tag(repo_id, tag=tag, revision=commit)
+        api.create_tag(repo_id, tag=tag, revision=commit, **kind)
     except HfHubHTTPError as error:
         if _status(error) != 409:
             raise
-        there = api.repo_info(repo_id, revision=tag).sha
+        there = api.repo_info(repo_id, revision=tag, **kind).sha
         if there != commit:
             logger.warning("The tag %s of %s stays at commit %s: choose another one.", tag, repo_id, there)
 

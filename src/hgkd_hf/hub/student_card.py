@@ -7,13 +7,13 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
 from . import readme
 from .papers import METHOD_NOTES, MethodNote
 from .privacy import public
 from .sources import License, Source, derive_license
+from .templates import render
 
 CARD_FILE = "card.json"
 TEMPLATE = Path(__file__).with_name("student_card.md")
@@ -258,27 +258,15 @@ class StudentCard:
             repo_id: the name that the snippets load; None = a placeholder.
         """
         card = StudentCard.from_dict(self.to_dict())  # without paths and secrets
-        environment = jinja2.Environment(
-            finalize=lambda value: value if isinstance(value, _Markdown) else readme.escape(value),
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters |= {
-            "code": lambda text: _Markdown(readme.code(text)),
-            "block": lambda text, language="": _Markdown(readme.block(text, language)),
-            "yaml": readme.to_yaml,
-            "markdown": _Markdown,
-        }
-        template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-        body = template.render(
-            card=card, about=card.about, repo=repo_id or "path/to/this/folder", METRICS=METRICS, BEFORE=BEFORE
+        body = render(
+            TEMPLATE,
+            card=card,
+            about=card.about,
+            repo=repo_id or "path/to/this/folder",
+            METRICS=METRICS,
+            BEFORE=BEFORE,
         )
         return readme.compose(card.metadata(), body)
-
-
-class _Markdown(str):
-    """Text that is Markdown on purpose: it is not escaped."""
 
 
 def _one_line(value: Any) -> Any:
