@@ -11,6 +11,7 @@ import argparse
 
 from hgkd_hf import HGKDConfig, HGKDForPreTraining, PatchTeacher, SparseUNetConfig
 from hgkd_hf.data import DistillationDataset, ImageTransform, load_images
+from hgkd_hf.hub import StudentPublisher
 from hgkd_hf.methods.hgkd import aligned_teacher_image_size
 from hgkd_hf.students.presets import student_encoder_config
 from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
@@ -38,8 +39,10 @@ def main() -> None:
     data = DistillationDataset(images, transform, seed=0, cell_grid=config.cell_grid, mask_ratio=config.mask_ratio)
     settings = {"per_device_train_batch_size": args.batch_size, "max_steps": args.steps, "save_strategy": "no"}
     trainer = DistillationTrainer(model, DistillationArguments(args.output_dir, **settings), data)
+    publisher = StudentPublisher(trainer)  # fills the student's card while it trains
+    trainer.add_callback(publisher)
     trainer.train()
-    print(f"student: {trainer.export_student()}")
+    print(f"student: {publisher.export_student()}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from transformers import set_seed
 from hgkd_hf import HGKDConfig, HGKDForPreTraining, PatchTeacher, SparseUNetConfig
 from hgkd_hf.checkpoints.folders import newest_checkpoint
 from hgkd_hf.data import ImageTransform, StreamingDistillationDataset, load_images
+from hgkd_hf.hub import StudentPublisher
 from hgkd_hf.methods.hgkd import aligned_teacher_image_size
 from hgkd_hf.students.presets import student_encoder_config
 from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
@@ -46,9 +47,11 @@ def main() -> None:
     settings = {"per_device_train_batch_size": args.batch_size, "dataloader_num_workers": args.workers}
     settings |= {"max_steps": args.steps, "save_steps": args.save_steps}
     trainer = DistillationTrainer(model, DistillationArguments(args.output_dir, **settings), data)
+    publisher = StudentPublisher(trainer)  # fills the student's card while it trains
+    trainer.add_callback(publisher)
     trainer.train(resume_from_checkpoint=newest_checkpoint(args.output_dir))
     if trainer.is_world_process_zero():
-        print(f"student: {trainer.export_student()}")
+        print(f"student: {publisher.export_student()}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
-from hgkd_hf.hub import License, PushError, Source, StudentCard, student_image_processor
+from hgkd_hf.hub import License, PushError, Source, StudentCard, StudentPublisher, student_image_processor
 from hgkd_hf.hub.callback import CardCallback, commit_of_package, energy
 from hgkd_hf.sparse.masking import random_cell_mask
 from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
@@ -55,7 +55,9 @@ def make_trainer(hgkd, tmp_path, monkeypatch):
         args = DistillationArguments(output_dir=str(tmp_path / "run"), **{**defaults, **settings})
         data = Pictures()
         processor = student_image_processor(64, (0.5,) * 3, (0.5,) * 3)
-        return DistillationTrainer(hgkd, args, data, (data, data), processor)
+        trainer = DistillationTrainer(hgkd, args, data, (data, data), processor)
+        trainer.add_callback(StudentPublisher(trainer))
+        return trainer
 
     return make
 
@@ -105,7 +107,7 @@ def test_end(hub: HubServer, make_trainer, tmp_path):
 def test_every_save_pushes_in_the_background_and_the_checkpoint_with_it(hub: HubServer, make_trainer, tmp_path):
     trainer = make_trainer(hub_strategy="checkpoint", hub_always_push=True, save_total_limit=1, hub_revision="try")
     trainer.train()
-    trainer._finish_current_push()
+    trainer.publisher.wait_for_push()
     assert titles(hub, "try") == ["Training in progress, step 2", "Training in progress, step 4"]
     tree = hub.repo(REPO).resolve("try").tree
     assert {
@@ -127,7 +129,7 @@ def test_a_slow_hub_does_not_stall_the_training(hub: HubServer, make_trainer):
             if state.global_step == 3:
                 assert fault.fired.wait(60)  # the push of step 2 hangs
             if state.global_step == 4:
-                seen.append(trainer.push_in_progress.is_done())
+                seen.append(trainer.publisher.push_in_progress.is_done())
 
         def on_train_end(self, args, state, control, **kwargs):
             hub.heal()
@@ -178,7 +180,7 @@ def test_gated_and_in_the_background_and_as_a_pull_request(hub: HubServer, make_
     trainer.train()
     trainer.push_to_hub(gated="manual")
     assert hub.repo(REPO).gated == "manual"
-    trainer.card.description["note"] = "better"
+    trainer.publisher.card.description["note"] = "better"
     future = trainer.push_to_hub("Proposal", blocking=False, create_pr=True)
     assert future.result(60).pr_num == 1
     assert titles(hub) == ["End of training"]
@@ -194,10 +196,10 @@ def test_what_a_killed_run_was_pushing_is_cleared_away(make_trainer, tmp_path):
 def test_a_failing_hub_does_not_end_the_training(hub: HubServer, make_trainer, monkeypatch, logged):
     monkeypatch.setattr("hgkd_hf.hub.push.PAUSES", (0, 0, 0))
     trainer = make_trainer(hub_strategy="every_save")
-    trainer.check_publishing()
+    trainer.publisher.check_publishing()
     hub.fault(".", times=1000, status=503)
     trainer.train()
-    trainer._finish_current_push()
+    trainer.publisher.wait_for_push()
     assert trainer.state.global_step == 4
     assert "Training in progress, step 2: the Hub answered 503" in logged.text
     with pytest.raises(PushError, match="the Hub answered 503"):
@@ -245,7 +247,7 @@ def test_a_failing_card_or_picture_is_a_warning(make_trainer, monkeypatch, logge
     monkeypatch.setattr(StudentCard, "save", fail)
     trainer = make_trainer(push_to_hub=False, max_steps=1)
     trainer.train()
-    folder = trainer.export_student()
+    folder = trainer.publisher.export_student()
     assert (folder / "model.safetensors").is_file()
     for what in ("the picture of the curves", "the picture of the predictions", "the model card", "card.json"):
         assert f"{what} could not be written (RuntimeError: no paint)" in logged.text
@@ -291,7 +293,7 @@ def test_codecarbon_is_read_when_it_has_stopped(make_trainer, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "codecarbon", codecarbon)
     trainer = make_trainer(report_to="codecarbon", push_to_hub=False, max_steps=1)
     trainer.train()
-    text = (trainer.export_student() / "README.md").read_text()
+    text = (trainer.publisher.export_student() / "README.md").read_text()
     assert "| energy kwh | 0.01 |\n| co2 grams | 2.0 |" in text
     assert "co2_eq_emissions:\n  emissions: 2.0" in text
 

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from hgkd_hf.data import DistillationDataset, EvaluationDataset, ImageTransform, load_images
-from hgkd_hf.report import drawing
-from hgkd_hf.training.guards import CollapseWarning
+from hgkd_hf.report import ReportCallback, callback
+from hgkd_hf.training.callbacks import CollapseWarning
 from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 
 pytest.importorskip("matplotlib", reason="needs the extra `demo`")
@@ -29,6 +29,7 @@ def trained(hgkd, run: Path, **settings) -> None:
     settings |= {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "no", "logging_steps": 1, "max_steps": 2}
     arguments = DistillationArguments(run, per_device_train_batch_size=4, **settings)
     trainer = DistillationTrainer(hgkd, arguments, data, (labelled, labelled))
+    trainer.add_callback(ReportCallback(trainer))
     trainer.evaluate(metric_key_prefix="before")
     trainer.train()
     trainer.evaluate(metric_key_prefix="after")
@@ -82,13 +83,13 @@ def test_without_trackers_pictures_and_report_are_in_the_runs_folder(hgkd, tmp_p
     """And a tracker that failed would cost neither the run nor the others."""
     got = []
 
-    def log_pictures(callback, pictures, step):
-        if isinstance(callback, CollapseWarning):
+    def log_pictures(tracker, pictures, step):
+        if isinstance(tracker, CollapseWarning):
             raise OSError("no space left")
-        got.append((type(callback).__name__, step))
+        got.append((type(tracker).__name__, step))
         assert pictures.keys() == PICTURES
 
-    monkeypatch.setattr(drawing, "log_pictures", log_pictures)
+    monkeypatch.setattr(callback, "log_pictures", log_pictures)
     run = tmp_path / "run"
     trained(hgkd, run)
     assert {path.name for path in (run / "pictures").iterdir()} == {

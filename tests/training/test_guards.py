@@ -9,7 +9,8 @@ from test_trainer import Pictures, arguments
 from transformers import TrainerControl, TrainerState
 
 from hgkd_hf.checkpoints.folders import RunStopped
-from hgkd_hf.training.guards import CollapseWarning, LossSpikes, SkippedImagesLimit, finite_sum
+from hgkd_hf.training.callbacks import CollapseWarning, SkippedImagesLimit
+from hgkd_hf.training.guards import LossSpikes, finite_sum
 from hgkd_hf.training.trainer import DistillationTrainer
 
 

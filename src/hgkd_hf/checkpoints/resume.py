@@ -33,9 +33,10 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class ResumableTrainer(Trainer):
-    """A trainer that writes `checkpoint-<step>` as `checkpoints.py` says, and goes on from one as if never stopped.
+    """A trainer that writes `checkpoint-<step>` as `folders.py` says, and resumes from one as if never stopped.
 
-    Generator states are not saved: callers seed each step (`guards.SeedEachStep`) and key samples by their index.
+    Generator states are not saved: callers seed each step (`training.callbacks.SeedEachStep`) and key samples by
+    their index.
 
     Attributes:
         resumed_step: the step that the running `train` began with.
@@ -83,8 +84,6 @@ class ResumableTrainer(Trainer):
                 complete_folder(partial)
                 prune_checkpoints(run, self.args.save_total_limit, best)
         self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(str(run / f"checkpoint-{step}"))
 
     def _save_training_state(self, folder: Path) -> None:
         """What a resumed run needs beside the model: optimizer, schedule, scaler, and each process's open log."""
@@ -150,10 +149,13 @@ class ResumableTrainer(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """There is none: see `SeedEachStep`."""
 
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Nothing: publishing is left to callbacks."""
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write model, image processor and arguments; all processes must call it.
 
-        It does not push, unlike `Trainer`'s: the run's one commit is that of `push_to_hub`, when all else is written.
+        It does not push, unlike `Trainer`'s: publishing is left to callbacks.
         """
         state_dict = get_model_state_dict(self.model, options=_WHOLE) if self.is_fsdp_enabled else None
         self._save(output_dir, state_dict)

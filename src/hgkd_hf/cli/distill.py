@@ -26,12 +26,13 @@ from ..checkpoints.folders import list_checkpoints, newest_checkpoint
 from ..checkpoints.identity import check_same_run, has_begun
 from ..data import collate
 from ..data.skipped import SKIPPED_FILE, count_skipped
-from ..hub import find_source, student_image_processor
+from ..hub import StudentPublisher, find_source, student_image_processor
 from ..hub.folder import BEST_FOLDER, warn_only
 from ..methods.base.method import Method
-from ..report import write_report
+from ..report import ReportCallback, write_report
+from ..training.arguments import DistillationArguments
 from ..training.memory_estimate import estimate_memory, free_memory, gigabytes
-from ..training.trainer import DistillationArguments, DistillationTrainer
+from ..training.trainer import DistillationTrainer
 from .choices import parse_method
 from .errors import run_script
 from .recipe import RECIPE_FILE, to_recipe
@@ -58,12 +59,12 @@ def main(arguments: list[str] | None = None) -> dict:
     )
     if args.dry_run:
         return dry_run(args, training, model, train, knn_datasets)
-    trainer = build_trainer(args, training, model, train, knn_datasets)
+    trainer, publisher = build_trainer(args, training, model, train, knn_datasets)
+    said = publisher.card.description
     if trainer.is_world_process_zero():
         (run / RECIPE_FILE).write_text(to_recipe(args, training))
-        show(trainer.card.description)
+        show(said)
 
-    said = trainer.card.description
     summary = {"method": args.title, "student": said["student"], "teacher": said["teacher"], "seed": training.seed}
     if checkpoint is None:
         args.prepare(model, training.seed)
@@ -78,7 +79,7 @@ def main(arguments: list[str] | None = None) -> dict:
     summary["images_skipped"] = count_skipped(run / SKIPPED_FILE)
     trainer.save_model()
     if trainer.is_world_process_zero():
-        finish(run, args, training, trainer, summary)
+        finish(run, args, training, trainer, publisher, summary)
     return summary
 
 
@@ -103,21 +104,25 @@ def build_trainer(
     model: PreTrainedModel,
     train: Dataset,
     knn_datasets: tuple[Dataset, Dataset] | None,
-) -> DistillationTrainer:
-    """The trainer; its card knows what the run is, and, to publish it, that the Hub would take it."""
+) -> tuple[DistillationTrainer, StudentPublisher]:
+    """The trainer, and what publishes its student: it knows what the run is, and that the Hub would take it."""
     config = model.config
     processor = student_image_processor(config.image_size, config.image_mean, config.image_std)
     trainer = DistillationTrainer(model, training, train, knn_datasets, processor)
+    publisher = StudentPublisher(trainer)
+    trainer.add_callback(ReportCallback(trainer))
+    trainer.add_callback(publisher)
     step = f"{training.images_per_step} images a step on {training.world_size} process(es)"
     rows = args.describe(model) | {"training": f"{step}, learning rate {training.learning_rate:.2e}"}
-    trainer.card.description = rows | ({"auto": training.describe_auto()} if training.auto else {})
-    trainer.card.command = shlex.join(["accelerate", "launch", "training/distill.py", *sys.argv[1:]])
-    trainer.card.add_settings(args)
+    card = publisher.card
+    card.description = rows | ({"auto": training.describe_auto()} if training.auto else {})
+    card.command = shlex.join(["accelerate", "launch", "training/distill.py", *sys.argv[1:]])
+    card.add_settings(args)
     if args.student_pretrained:
-        trainer.card.start = find_source(args.student, "model", args.student_revision)
+        card.start = find_source(args.student, "model", args.student_revision)
     if training.push_to_hub:
-        trainer.check_publishing()
-    return trainer
+        publisher.check_publishing()
+    return trainer, publisher
 
 
 def dry_run(
@@ -133,7 +138,7 @@ def dry_run(
     free = free_memory(training.device)
     with TemporaryDirectory() as folder:  # `Trainer` makes its folder: let that be elsewhere
         training.output_dir = str(Path(folder, Path(training.output_dir).name))
-        trainer = build_trainer(args, training, model, train, knn_datasets)
+        trainer, publisher = build_trainer(args, training, model, train, knn_datasets)
         *_, steps = trainer.set_initial_training_values(training, trainer.get_train_dataloader())
     images = steps * training.images_per_step
     epochs = f", {images / len(train):.3g} epochs" if hasattr(train, "__len__") else ""
@@ -141,7 +146,7 @@ def dry_run(
     if trainer.is_world_process_zero():
         print(recipe)
         show(
-            trainer.card.description
+            publisher.card.description
             | {
                 "steps": f"{steps:,}{epochs}, {images:,} images",
                 "memory": f"{needed} (an estimate); {gigabytes(free)} free on {training.device}",
@@ -156,15 +161,22 @@ def show(rows: dict[str, str]) -> None:
     print("\n".join(f"{name:>10}: {value}" for name, value in rows.items()), flush=True)
 
 
-def finish(run: Path, args: Method, training, trainer: DistillationTrainer, summary: dict) -> None:
+def finish(
+    run: Path,
+    args: Method,
+    training: DistillationArguments,
+    trainer: DistillationTrainer,
+    publisher: StudentPublisher,
+    summary: dict,
+) -> None:
     """Write the student's folder and the summary, and say where everything lies."""
-    student = trainer.export_student()
+    student = publisher.export_student()
     best = trainer.state.best_model_checkpoint
     # Of a run that was fetched from the Hub, the best may lie elsewhere.
     if best is not None and Path(best).is_dir() and not best.endswith(f"-{trainer.state.global_step}"):
         summary["best"] = {"checkpoint": best, "eval_knn_accuracy": trainer.state.best_metric}
         model, figures = type(trainer.model).from_pretrained(best), {"knn_accuracy": trainer.state.best_metric}
-        trainer.export_student(run / BEST_FOLDER, model, figures)
+        publisher.export_student(run / BEST_FOLDER, model, figures)
     (run / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     with warn_only("the report"):
         print(f"report: {write_report(run)}")
@@ -177,7 +189,7 @@ def finish(run: Path, args: Method, training, trainer: DistillationTrainer, summ
             print(f"top-1 on {args.knn_split}: {summary['after']['after_accuracy']:.4f}")
     print(f"student: {student}\nmetrics: {run / 'metrics.jsonl'}\nsummary: {run / 'summary.json'}")
     if training.push_to_hub:
-        print(f"published: {trainer.push_to_hub().commit_url}")
+        print(f"published: {publisher.push_to_hub().commit_url}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from ..checkpoints.folders import list_checkpoints, newest_checkpoint
 from ..checkpoints.identity import check_same_run, has_begun
 from ..data.skipped import SKIPPED_FILE
 from ..finetuning import FineTuningArguments, FineTuningTrainer, Task
+from ..report import ReportCallback
 from .choices import parse_task
 from .errors import run_script
 from .recipe import RECIPE_FILE, to_recipe
@@ -47,6 +48,7 @@ def main(arguments: list[str] | None = None) -> dict:
         write=training.process_index == 0,
     )
     trainer = FineTuningTrainer(model, training, task, train, evaluated, task.image_processor())
+    trainer.add_callback(ReportCallback(trainer))
     if trainer.is_world_process_zero():
         (run / RECIPE_FILE).write_text(to_recipe(task, training))
         print(f"   model: {type(model).__name__} ({task.model}), {model.num_parameters() / 1e6:.1f} M parameters")

@@ -14,8 +14,9 @@ from pathlib import Path
 from transformers import ViTImageProcessorPil, ViTMAEConfig, ViTMAEForPreTraining, set_seed
 
 from ..data import DistillationDataset, ImageTransform, load_images
-from ..evaluation import pooled_features
-from ..training.trainer import DistillationArguments, DistillationTrainer
+from ..report import ReportCallback
+from ..training.arguments import DistillationArguments
+from ..training.base import BaseTrainer
 from .errors import run_script
 from .recipe import parse_recipe
 
@@ -43,13 +44,10 @@ class TeacherArguments:
 
 
 class MaskedAutoencoder(ViTMAEForPreTraining):
-    """`ViTMAEForPreTraining` as the trainer wants it: the loss, and features for evaluation."""
+    """`ViTMAEForPreTraining` that does not look for other arguments in a batch than its images."""
 
     def forward(self, pixel_values, **kwargs):
         return super().forward(pixel_values, interpolate_pos_encoding=False)
-
-    def image_features(self, pixel_values):
-        return pooled_features(self.vit, pixel_values)
 
 
 def build_config(args: TeacherArguments) -> ViTMAEConfig:
@@ -92,7 +90,8 @@ def main(arguments: list[str] | None = None) -> Path:
         image_mean=list(transform.image_mean),
         image_std=list(transform.image_std),
     )
-    trainer = DistillationTrainer(MaskedAutoencoder(config), training, dataset, image_processor=processor)
+    trainer = BaseTrainer(MaskedAutoencoder(config), training, dataset, image_processor=processor)
+    trainer.add_callback(ReportCallback(trainer))
     if trainer.is_world_process_zero():
         print(f"masked autoencoder: {trainer.model.num_parameters() / 1e6:.1f} M parameters", flush=True)
         print(f"{source.num_rows:,} images of {source.name}, {training.images_per_step} a step", flush=True)

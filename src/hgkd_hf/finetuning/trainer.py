@@ -1,4 +1,4 @@
-"""The loop of fine-tuning: the distillation trainer with layer-wise rates, averaged weights and a task's metrics."""
+"""The loop of fine-tuning: the common loop with layer-wise rates, averaged weights and a task's metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from transformers import PreTrainedModel, TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..evaluation.features import eval_mode
-from ..training.trainer import DistillationArguments, DistillationTrainer
+from ..training.arguments import DistillationArguments
+from ..training.base import BaseTrainer
+from ..training.callbacks import outlive_signal
 from .layer_decay import decay_learning_rates
 
 AVERAGED_WEIGHTS = "averaged_weights.safetensors"
@@ -50,7 +52,7 @@ class FineTuningArguments(DistillationArguments):
         super().__post_init__()
 
 
-class FineTuningTrainer(DistillationTrainer):
+class FineTuningTrainer(BaseTrainer):
     """Trains a stock model on labels and evaluates it by its task's metrics.
 
     Args:
@@ -74,19 +76,12 @@ class FineTuningTrainer(DistillationTrainer):
     ):
         if args.metric_for_best_model is None and eval_dataset is not None:
             args.metric_for_best_model, args.greater_is_better = task.main_metric, True
-        args.settle_batch_size(model, train_dataset, task.collate)
-        evaluated = None if eval_dataset is None else (eval_dataset, eval_dataset)
-        super().__init__(model, args, train_dataset, evaluated, image_processor, callbacks)
+        super().__init__(model, args, train_dataset, eval_dataset, task.collate, image_processor, callbacks)
         self.task = task
-        self.data_collator = task.collate
         self.averaged = None
         if args.ema_decay is not None:
             self.averaged = AveragedModel(self.model, avg_fn=_moving_average(args.ema_decay), use_buffers=True)
             self.add_callback(_Averaging(self))
-
-    def use_card(self, train_dataset: Dataset, knn_datasets: tuple[Dataset, Dataset] | None) -> TrainerCallback:
-        """No card: that is of distilled students."""
-        return TrainerCallback()
 
     @property
     def evaluated_model(self) -> PreTrainedModel:
@@ -118,6 +113,7 @@ class FineTuningTrainer(DistillationTrainer):
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
             collate_fn=self.task.collate,
+            worker_init_fn=outlive_signal,
         )
         pairs = []
         with eval_mode(model), torch.no_grad(), self.compute_loss_context_manager():

@@ -2,6 +2,7 @@
 
 from .export import export_student, student_image_processor
 from .folder import push_student, push_to_hub, write_student_folder
+from .publishing import StudentPublisher
 from .push import PushError, PushOptions, push_folder
 from .sources import License, Source, find_source
 from .student_card import StudentCard
@@ -12,6 +13,7 @@ __all__ = [
     "PushOptions",
     "Source",
     "StudentCard",
+    "StudentPublisher",
     "export_student",
     "find_source",
     "push_folder",

@@ -1,4 +1,4 @@
-"""How a trainer publishes: at its end, or at every checkpoint in the background, always one commit with the card."""
+"""How a run publishes: at its end, or at every checkpoint in the background, always one commit with the card."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import CommitInfo, HfApi
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel, Trainer
-from transformers.trainer_utils import HubStrategy, TrainOutput
+from transformers import PreTrainedModel
+from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 from transformers.utils.hub import PushInProgress
 
 from ..checkpoints.folders import newest_checkpoint
+from ..training.callbacks import Publisher
+from ..training.trainer import DistillationTrainer
 from ..visualize import prediction_figure
 from .callback import CardCallback
 from .export import student_image_processor
@@ -32,23 +33,26 @@ SNAPSHOT, LAST_CHECKPOINT = ".push", "last-checkpoint"
 PREDICTIONS = "predictions.png"
 
 
-class PublishingTrainer(Trainer):
-    """A trainer whose model on the Hub is the student, stock at the root, with a card that tells of the run.
+class StudentPublisher(CardCallback, Publisher):
+    """Publishes a trainer's student, stock at the root of the repository, with a card that tells of the run.
 
-    `push_to_hub`, `hub_model_id`, `hub_strategy` and so on mean what they mean in `TrainingArguments`; `license` is
-    the student's. A push that fails while the training runs is a warning.
+    To be added to the trainer's callbacks. `push_to_hub`, `hub_model_id`, `hub_strategy` and so on mean what they mean
+    in `TrainingArguments`; `license` is the student's. A push that fails while the training runs is a warning.
+
+    Args:
+        trainer: whose student it is.
 
     Attributes:
-        card: what is known of the student; a callback fills it.
+        card: what is known of the student.
+        push_in_progress: the pushes of checkpoints, None before the first.
     """
 
-    card: StudentCard
-
-    def use_card(self, train_dataset: Dataset, knn_datasets: tuple[Dataset, Dataset] | None) -> CardCallback:
-        """Begin the card; the callback that fills it is to be added to the trainer."""
-        self.card = StudentCard(name="")
-        self.card_callback = CardCallback(self.card, train_dataset, knn_datasets)
-        return self.card_callback
+    def __init__(self, trainer: DistillationTrainer):
+        super().__init__(StudentCard(name=""), trainer.train_dataset, trainer.knn_datasets)
+        self.trainer, self.args = trainer, trainer.args
+        self.push_in_progress: PushInProgress | None = None
+        self.hub_model_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+        self._may_publish = False
 
     @property
     def student_license(self) -> License | None:
@@ -75,10 +79,10 @@ class PublishingTrainer(Trainer):
         if results is not None:
             card = replace(card, results=card.results | {STUDENT: results})
         if model is None:
-            model = self.accelerator.unwrap_model(self.model)
+            model = self._model
             with warn_only("the picture of the predictions"):
                 self._draw_predictions(model, folder)
-        config, processor = model.config, self.processing_class
+        config, processor = model.config, self.trainer.processing_class
         if processor is None:
             processor = student_image_processor(config.image_size, config.image_mean, config.image_std)
         return write_student_folder(model, folder, processor, card, run)
@@ -87,10 +91,10 @@ class PublishingTrainer(Trainer):
         """Of four training images, for methods that predict a teacher's features at hidden cells."""
         if model.config.model_type != "hgkd" or not model.config.feature_weight:
             return
-        samples = list(islice(iter(self.train_dataset), 4))
-        batch = {name: value.to(self.args.device) for name, value in self.data_collator(samples).items()}
+        samples = list(islice(iter(self.trainer.train_dataset), 4))
+        batch = {name: value.to(self.args.device) for name, value in self.trainer.data_collator(samples).items()}
         folder.mkdir(parents=True, exist_ok=True)
-        with self.compute_loss_context_manager():
+        with self.trainer.compute_loss_context_manager():
             shown = (batch.get(name) for name in ("pixel_values", "bool_masked_pos", "teacher_features"))
             figure = prediction_figure(model, *shown)
         figure.savefig(folder / PREDICTIONS, dpi=100)
@@ -98,13 +102,8 @@ class PublishingTrainer(Trainer):
 
     def create_model_card(self, *args, **kwargs) -> None:
         """The card is part of `export_student`: this writes that folder."""
-        if self.is_world_process_zero():
+        if self._is_main:
             self.export_student()
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Settle the repository's name; `check_publishing` asks the Hub, a push creates the repository."""
-        self.push_in_progress, self._may_publish = None, False
-        self.hub_model_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
 
     def check_publishing(self, token: str | None = None) -> None:
         """Find out before the training whether the student can be published, once the card knows its sources.
@@ -113,9 +112,9 @@ class PublishingTrainer(Trainer):
             PushError: there is no token that may write, or the Hub cannot be reached.
             ValueError: no licence follows from teacher and data, and none was given.
         """
-        if self._may_publish or not self.is_world_process_zero():
+        if self._may_publish or not self._is_main:
             return
-        self.card_callback.find_sources(self.model.config)
+        self.find_sources(self._model.config)
         self.card.settle_license(self.student_license)
         if self.card.license is None:
             raise ValueError(f"{self.card.license_reason}: choose the student's licence with --license.")
@@ -127,13 +126,37 @@ class PublishingTrainer(Trainer):
         self.hub_model_id = check_access(self.hub_model_id, token or self.args.hub_token)
         self._may_publish = True
 
-    def train(self, *args, **kwargs) -> TrainOutput:
-        """`Trainer.train`; with `push_to_hub`, not before it is known that the student can be published."""
-        if self.args.push_to_hub:
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Begin the card; with `push_to_hub`, find out whether the student can be published."""
+        super().on_train_begin(args, state, control, **kwargs)
+        if args.push_to_hub:
             self.check_publishing()
-        if self.is_world_process_zero():  # of a run that was killed while it pushed
-            shutil.rmtree(Path(self.args.output_dir, SNAPSHOT), ignore_errors=True)
-        return super().train(*args, **kwargs)
+        if state.is_world_process_zero:  # of a run that was killed while it pushed
+            shutil.rmtree(Path(args.output_dir, SNAPSHOT), ignore_errors=True)
+
+    def on_save(self, args, state, control, **kwargs):
+        """Keep the card, and push the checkpoint if the strategy says so."""
+        super().on_save(args, state, control, **kwargs)
+        if args.push_to_hub and state.is_world_process_zero and args.hub_strategy != HubStrategy.END:
+            self._push_checkpoint(Path(args.output_dir, f"checkpoint-{state.global_step}"), state.global_step)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        """Finish the card, and the push that is under way."""
+        super().on_train_end(args, state, control, **kwargs)
+        self.wait_for_push()
+
+    def wait_for_push(self) -> None:
+        """Return when the pushes of checkpoints are done."""
+        if self.push_in_progress is not None:
+            self.push_in_progress.wait_until_done()
+
+    @property
+    def _model(self) -> PreTrainedModel:
+        return self.trainer.accelerator.unwrap_model(self.trainer.model)
+
+    @property
+    def _is_main(self) -> bool:
+        return self.trainer.is_world_process_zero()
 
     def push_to_hub(
         self,
@@ -162,14 +185,12 @@ class PublishingTrainer(Trainer):
             PushError: it did not come about; the folder is whole.
             ValueError: no licence follows from teacher and data, and none was given.
         """
-        if self.hub_model_id is None:
-            self.init_hf_repo()
         self.check_publishing(token)
-        if not self.is_world_process_zero():
+        if not self._is_main:
             return None
         self.card.tags += [tag for tag in tags or [] if tag not in self.card.tags]
         folder = self.export_student()
-        self._finish_current_push()
+        self.wait_for_push()
         options = PushOptions(
             private=self.args.hub_private_repo if private is None else private,
             revision=revision or self.args.hub_revision,
@@ -190,18 +211,15 @@ class PublishingTrainer(Trainer):
             return push_student(*arguments)
         return HfApi().run_as_future(push_student, *arguments)
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+    def _push_checkpoint(self, checkpoint: Path, step: int) -> None:
         """Push the student of a checkpoint, and the checkpoint itself if the strategy says so, in the background."""
-        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
-            return
         busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
         if busy and not self.args.hub_always_push:
             return
         with warn_only("the folder to push"):
             # The training goes on, and deletes checkpoints: what is pushed is kept apart until it has arrived.
-            checkpoint = Path(checkpoint_folder)
             snapshot = Path(self.args.output_dir, SNAPSHOT, checkpoint.name)
-            model = type(self.accelerator.unwrap_model(self.model)).from_pretrained(checkpoint)
+            model = type(self._model).from_pretrained(checkpoint)
             folder = self.export_student(snapshot / STUDENT_FOLDER, model)
             more_files = {}
             if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
@@ -210,7 +228,7 @@ class PublishingTrainer(Trainer):
             options = PushOptions(
                 private=self.args.hub_private_repo,
                 revision=self.args.hub_revision,
-                message=f"Training in progress, step {self.state.global_step}",
+                message=f"Training in progress, step {step}",
                 token=self.args.hub_token,
             )
             job = HfApi().run_as_future(

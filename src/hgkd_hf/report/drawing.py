@@ -10,15 +10,13 @@ import torch
 
 from ..data import EvaluationDataset
 from ..evaluation import Features
-from ..hub.folder import warn_only
 from ..students.features import has_feature_scales
+from ..training.trainer import DistillationTrainer
 from ..visualize import features_figure, nearest, neighbours_figure, prediction_figure, unnormalise
 from .record import PICTURES
-from .trackers import log_pictures
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from transformers import Trainer
 
 SAMPLES, QUERIES, NEIGHBOURS = 4, 6, 6
 
@@ -61,24 +59,25 @@ def evaluation_figures(
     return figures
 
 
-def draw_evaluation(trainer: Trainer, evaluated: tuple[Features, Features]) -> None:
-    """Write the figures of this step to `pictures/` in the run's folder, and hand them to the run's trackers.
+def draw_evaluation(trainer: DistillationTrainer, features: tuple[Features, Features]) -> dict[str, Path]:
+    """Write the figures of this step to `pictures/` in the run's folder.
 
     Args:
-        trainer: a `DistillationTrainer` with kNN data.
-        evaluated: features of bank and queries.
+        trainer: with kNN data.
+        features: of bank and queries.
+
+    Returns:
+        The files, by the name that trackers show.
     """
     step, folder = trainer.state.global_step, Path(trainer.args.output_dir, PICTURES)
     model = trainer.accelerator.unwrap_model(trainer.model)
     samples = trainer.data_collator(list(islice(iter(trainer.train_dataset), SAMPLES)))
     samples = {name: value.to(trainer.args.device) for name, value in samples.items() if torch.is_tensor(value)}
     with trainer.compute_loss_context_manager():
-        figures = evaluation_figures(model, samples, evaluated, trainer.knn_datasets)
+        figures = evaluation_figures(model, samples, features, trainer.knn_datasets)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {}
     for name, figure in figures.items():
         pictures[f"eval/{name}"] = folder / f"{name}-{step:06d}.png"
         figure.savefig(pictures[f"eval/{name}"], dpi=100)
-    for callback in trainer.callback_handler.callbacks:
-        with warn_only(f"the pictures for {type(callback).__name__}"):
-            log_pictures(callback, pictures, step)
+    return pictures

@@ -1,0 +1,241 @@
+"""The loop that all trainings share: `transformers.Trainer` with what training on images adds to it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import skip_first_batches
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from transformers import PreTrainedModel, ProgressCallback, TrainerCallback
+from transformers.data.data_collator import DataCollator
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.trainer_utils import TrainOutput
+
+from ..checkpoints.resume import ResumableTrainer
+from ..data import EndlessStream, StreamingDistillationDataset, collate
+from ..sparse.norm import synchronise_batch_norm
+from .arguments import DistillationArguments
+from .callbacks import (
+    REQUEUE_EXIT_CODE,
+    DatasetEpoch,
+    MetricsFile,
+    Publisher,
+    SeedEachStep,
+    SkippedImagesLimit,
+    StopOnSignal,
+    outlive_signal,
+)
+from .guards import LossSpikes, NonFiniteGuard, finite_sum
+from .progress import ImagesPerSecond
+
+logger = logging.getLogger(__name__)
+
+
+class BaseTrainer(ResumableTrainer):
+    """Trains a model whose output has `loss` first and may have named scalar terms beside it.
+
+    It logs every named term, keeps biases, norms and mask tokens free of weight decay, tells the dataset its epoch,
+    and shares BatchNorm statistics among processes.
+
+    A run that was killed at any moment and goes on with `train(resume_from_checkpoint=True)` equals one that was not,
+    bit for bit on CPU: samples are keyed by (seed, epoch, index), all else that is random by (seed, step, rank), and
+    checkpoints are whole or not there. SIGTERM saves one and exits with `callbacks.REQUEUE_EXIT_CODE`. Steps that are
+    not finite are skipped and named in `non_finite.jsonl`; too many of them, or of unreadable images, end the run
+    (`RunStopped`).
+
+    Report, trackers and the Hub are callbacks: see `report` and `hub`.
+
+    Args:
+        model: returns a loss when called with a batch.
+        args: the arguments.
+        train_dataset: samples with `pixel_values` and what else the model's forward takes.
+        eval_dataset: for `evaluate`, which subclasses define.
+        data_collator: samples to a batch.
+        image_processor: saved with every checkpoint.
+        callbacks: further ones.
+
+    Raises:
+        ValueError: the dataset has fewer samples than one step takes, or streams and there is no `max_steps`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: DistillationArguments,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | None = None,
+        data_collator: DataCollator = collate,
+        image_processor: BaseImageProcessor | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+    ):
+        args.settle_batch_size(model, train_dataset, data_collator)
+        if hasattr(train_dataset, "__len__") and len(train_dataset) < args.images_per_step:
+            raise ValueError(
+                f"the training data has {len(train_dataset)} samples, but a step takes {args.images_per_step} "
+                f"({args.train_batch_size} a batch, {args.gradient_accumulation_steps} accumulated, "
+                f"{args.world_size} process(es)): lower --per_device_train_batch_size."
+            )
+        if isinstance(train_dataset, StreamingDistillationDataset):
+            if args.max_steps <= 0:
+                raise ValueError("a stream has no length: say how long to train with --max_steps.")
+            # A worker without a file of its own would break the turns; the stream itself knows where to go on.
+            args.dataloader_num_workers = min(args.dataloader_num_workers, train_dataset.rows.num_shards)
+            args.ignore_data_skip = True
+        if args.sync_batch_norm and args.world_size > 1:
+            synchronise_batch_norm(model)
+        self._stop = StopOnSignal()
+        super().__init__(
+            model=model.to(memory_format=torch.channels_last),
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            data_collator=data_collator,
+            processing_class=image_processor,
+            callbacks=[
+                DatasetEpoch(train_dataset),
+                SeedEachStep(),
+                self._stop,
+                SkippedImagesLimit(train_dataset, args.max_skipped_share),
+                MetricsFile(),
+                *(callbacks or []),
+            ],
+        )
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(ImagesPerSecond())
+        self.model_accepts_loss_kwargs = False  # a mean over the batch, to be divided when batches are accumulated
+        self._guard = NonFiniteGuard(model, args.max_non_finite_steps, Path(args.output_dir, "non_finite.jsonl"))
+        self._spikes = LossSpikes()
+        self._terms: dict[str, Tensor] = {}  # (sum, count) of each since the last log
+        self._step_losses: list[Tensor] = []  # of the running step's batches, as are their samples
+        self._step_samples: list[Tensor] = []
+        self._last_log = (0, time.perf_counter())
+        self._data_wait = 0.0  # seconds since the last log
+
+    def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """`ResumableTrainer.train`; what breaks after a SIGTERM was broken by it.
+
+        Raises:
+            ValueError: `push_to_hub` is set, and no callback publishes.
+            SystemExit: a signal came; with `REQUEUE_EXIT_CODE`, after saving a checkpoint if there was time.
+        """
+        if self.args.push_to_hub:
+            self.publisher  # noqa: B018 (raises)
+        try:
+            return super().train(*args, **kwargs)
+        except RuntimeError as error:
+            if not self._stop.received:
+                raise
+            # It may have ended a worker that was just starting, or another process of the job.
+            logger.warning("SIGTERM: no checkpoint could be saved any more (%s).", str(error).splitlines()[0])
+            raise SystemExit(REQUEUE_EXIT_CODE) from None
+
+    def get_train_dataloader(self) -> DataLoader:
+        """As `Trainer`'s; of a stream one that never ends, and in a resumed run goes on where it was."""
+        stream, args = self.train_dataset, self.args
+        if not isinstance(stream, StreamingDistillationDataset):
+            loader = super().get_train_dataloader()
+            loader.worker_init_fn = outlive_signal  # not `Trainer`'s seeds: samples have their own
+            return loader
+        # Accelerate reads a stream in the first process and gives every process its batch.
+        group = math.lcm(max(args.dataloader_num_workers, 1), args.world_size)
+        before = self.resumed_step * args.gradient_accumulation_steps * args.world_size
+        endless = EndlessStream(stream, self._train_batch_size, before // group * group)
+        loader = self._get_dataloader(endless, "Training", self._train_batch_size, is_training=True)
+        loader.worker_init_fn = outlive_signal
+        return skip_first_batches(loader, before % group // args.world_size)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any):
+        """`Trainer.get_batch_samples`; the time that it waits for data is measured."""
+        start = time.perf_counter()
+        batches = super().get_batch_samples(*args, **kwargs)
+        self._data_wait += time.perf_counter() - start
+        return batches
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The model's loss; its other scalars are remembered for the log."""
+        samples = inputs.get("sample_index")
+        inputs = {name: value for name, value in inputs.items() if name != "sample_index"}
+        outputs = model(**inputs)
+        for name, value in outputs.items():
+            if name != "loss" and isinstance(value, Tensor) and value.dim() == 0:
+                self._terms[name] = finite_sum(self._terms.get(name), value)
+        self._step_losses.append(outputs.loss.detach())
+        if samples is not None:
+            self._step_samples.append(samples)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """The gradient's norm; a step in which it is not finite becomes none."""
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        loss, norm = torch.stack(self._step_losses).mean().item(), float(grad_norm)
+        samples = torch.cat(self._step_samples).tolist() if self._step_samples else []
+        self._step_losses, self._step_samples = [], []
+        scaler = self.accelerator.scaler
+        unfit = torch.tensor(float(not (math.isfinite(loss) and math.isfinite(norm))), device=self.args.device)
+        if not self.accelerator.reduce(unfit):  # all decide alike, though losses differ
+            self._guard.remember()
+            if self._spikes.is_spike(loss) and self.is_world_process_zero():
+                super().log({"loss_spike": loss, "usual_loss": self._spikes.mean})
+        elif scaler is None or scaler.get_scale() < 1:  # above, it is fp16's search for a scale
+            model.zero_grad(set_to_none=True)  # an optimizer leaves parameters without gradients alone
+            if self.args.world_size > 1:
+                samples = gather_object(samples)
+            self._guard.skip(self.state.global_step, loss, norm, samples, self.is_world_process_zero())
+        return grad_norm
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the named terms' means since the last log, over all processes, and the speed."""
+        if "loss" in logs and self._terms:
+            sums, counts = self.accelerator.reduce(torch.stack(list(self._terms.values())), "sum").unbind(1)
+            logs.update(zip(self._terms, (sums / counts).tolist()))
+            step, now = self.state.global_step, time.perf_counter()
+            last_step, last_time = self._last_log
+            speed = (step - last_step) * self.args.images_per_step / (now - last_time)
+            logs["images_per_second"] = float(f"{speed:.4g}")  # a slow machine's is not 0
+            logs["data_wait_share"] = round(min(1.0, self._data_wait / (now - last_time)), 3)
+            self._terms = {}
+        self._last_log, self._data_wait = (self.state.global_step, time.perf_counter()), 0.0
+        super().log(logs, start_time)
+
+    def log_state(self) -> dict[str, Any]:
+        """With the named terms."""
+        return super().log_state() | {"terms": self._terms}
+
+    def load_log_state(self, state: dict[str, Any]) -> None:
+        """With the named terms."""
+        super().load_log_state(state)
+        self._terms = {name: value.to(self.args.device) for name, value in state["terms"].items()}
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Weights of convolutions and linear layers; no biases, norms or mask tokens."""
+        return [name for name, p in model.named_parameters() if p.dim() > 1 and not name.endswith("mask_token")]
+
+    @property
+    def publisher(self) -> Publisher:
+        """The callback that publishes.
+
+        Raises:
+            ValueError: there is none.
+        """
+        found = [callback for callback in self.callback_handler.callbacks if isinstance(callback, Publisher)]
+        if not found:
+            raise ValueError(
+                "this trainer has no callback that publishes: add one, e.g. hgkd_hf.hub.StudentPublisher(trainer), or "
+                "leave push_to_hub out."
+            )
+        return found[0]
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """`publisher.push_to_hub`."""
+        return self.publisher.push_to_hub(*args, **kwargs)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """`publisher.create_model_card`."""
+        self.publisher.create_model_card(*args, **kwargs)
