@@ -1,8 +1,10 @@
+import json
+
 import pytest
 import torch
 from transformers import AutoModelForPreTraining, ViTMAEConfig, ViTMAEForPreTraining
 
-from hgkd_hf import HGKDConfig, HGKDForPreTraining, PatchTeacher, SparseUNetConfig
+from hgkd_hf import HGKDConfig, HGKDForPreTraining, PatchTeacher, SparseUNetConfig, SparseUNetModel
 from hgkd_hf.methods.hgkd import aligned_teacher_image_size
 from hgkd_hf.sparse.masking import random_cell_mask
 
@@ -19,33 +21,129 @@ def test_output(hgkd):
     assert output.loss == output.feature_loss
     assert output.pixel_loss is None
     assert [tuple(p.shape) for p in output.feature_predictions] == [(2, 32, 8, 8)] * 2
-    assert [tuple(t.shape) for t in output.teacher_features] == [(2, 32, 8, 8)] * 2
+    assert [tuple(t.shape) for t in output.feature_targets] == [(2, 32, 8, 8)] * 2
 
 
-@pytest.mark.parametrize("positions", ["all", "masked"])
-def test_loss_by_hand(hgkd, monkeypatch, positions):
+def normalised_by_hand(target, kind):
+    """What is predicted of a teacher's map (B, D, h, w)."""
+    if kind == "none":
+        return target
+    mean, var = target.mean(1, keepdim=True), target.var(1, unbiased=False, keepdim=True)
+    target = (target - mean) / (var + 1e-6).sqrt()
+    if kind == "standardize":
+        mean, var = (moment(target, (0, 2, 3), keepdim=True) for moment in (torch.mean, torch.var))
+        count = target.numel() / target.shape[1]
+        target = (target - mean) / (var * (count - 1) / count + 1e-5).sqrt()
+    return target
+
+
+@pytest.mark.parametrize("positions", ["all", "masked", "visible"])
+@pytest.mark.parametrize("target_norm", ["standardize", "layer-norm", "none"])
+def test_loss_by_hand(teacher, student_config, positions, target_norm):
     """Smooth L1 (beta 2) of predictions and normalised targets, over tokens and channels, then over layers."""
     pixel_values, mask = batch()
-    monkeypatch.setattr(hgkd.config, "positions", positions)
-    output = hgkd(pixel_values, mask)
+    settings = {"image_size": 64, "positions": positions, "target_norm": target_norm, "mask_ratio": 0.6}
+    model = HGKDForPreTraining(HGKDConfig.for_teacher(teacher, student_config, **settings)).attach_teacher(teacher)
+    output = model(pixel_values, mask)
     chosen = mask.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    if positions == "all":
-        chosen = torch.ones_like(chosen)
+    chosen = {"all": torch.ones_like(chosen), "masked": chosen, "visible": ~chosen}[positions]
     losses = []
-    for prediction, target in zip(output.feature_predictions, output.teacher_features):
-        mean, var = target.mean(1, keepdim=True), target.var(1, unbiased=False, keepdim=True)
-        distance = (prediction - (target - mean) / (var + 1e-6).sqrt()).abs()
+    for prediction, target in zip(output.feature_predictions, model.teach(pixel_values, mask).feature_maps):
+        distance = (prediction - normalised_by_hand(target, target_norm)).abs()
         cost = torch.where(distance < 2, distance**2 / 4, distance - 1).mean(1)
         losses.append((cost * chosen).sum() / chosen.sum())
     torch.testing.assert_close(output.loss, sum(losses) / 2)
+
+
+def test_standardized_targets_ignore_the_scale_of_channels():
+    """In training every channel has mean 0 and variance 1; in eval mode the running statistics of the file count."""
+    from hgkd_hf.objectives.feature_regression import TargetNorm
+
+    norm = TargetNorm("standardize", 8)
+    maps = [torch.randn(4, 8, 5, 5) * torch.arange(1, 9).view(8, 1, 1) + 3 for _ in range(300)]
+    targets = norm(maps[0])
+    torch.testing.assert_close(targets.mean((0, 2, 3)), torch.zeros(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(targets.std((0, 2, 3)), torch.ones(8), atol=0.02, rtol=0)
+    for target in maps:
+        norm(target)
+    again = TargetNorm("standardize", 8).eval()
+    again.load_state_dict(norm.state_dict())
+    torch.testing.assert_close(again(torch.cat(maps)).std((0, 2, 3)), torch.ones(8), atol=0.05, rtol=0)
+
+
+def test_configs_of_before_target_norm_load_as_they_were(hgkd, tmp_path):
+    hgkd.config.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text())
+    assert saved.pop("target_norm") == "standardize"
+    file.write_text(json.dumps(saved))
+    assert HGKDConfig.from_pretrained(tmp_path).target_norm == "layer-norm"
+
+
+def test_low_resolution_first(teacher, student_config, monkeypatch):
+    """Of 4x4 cells 3x3, in training and before the share is done; the teacher sees its own size all the time."""
+    settings = {"image_size": 64, "mask_ratio": 0.0, "low_resolution_share": 0.6}
+    model = HGKDForPreTraining(HGKDConfig.for_teacher(teacher, student_config, **settings)).attach_teacher(teacher)
+    seen = []
+    model.student.register_forward_pre_hook(lambda module, args: seen.append(tuple(args[0].shape[-2:])))
+    pixel_values, mask = batch()
+    for model.progress in (0.0, 0.59, 0.6, 0.9):
+        output = model(pixel_values, mask)
+        assert [tuple(p.shape) for p in output.feature_predictions] == [(2, 32, 8, 8)] * 2
+    model.progress = 0.0
+    model.eval()(pixel_values, mask)
+    assert seen == [(48, 48), (48, 48), (64, 64), (64, 64), (64, 64)]
+
+
+@pytest.mark.parametrize(("cells", "wanted"), [(1, 1), (2, 2), (3, 2), (4, 3), (7, 5), (12, 8)])
+def test_low_resolution_is_about_two_thirds(student_config, cells, wanted):
+    config = HGKDConfig(student_config=student_config, image_size=16 * cells, mask_ratio=0.0)
+    assert config.low_resolution == (16 * wanted, 16 * wanted)
+
+
+@pytest.mark.parametrize("decoder", ["truncated", "full"])
+@pytest.mark.parametrize("image_size", [32, 64, 128], ids=lambda size: f"{size // 8} tokens")
+def test_predictions_at_hidden_places_see_what_is_visible(vit, student_config, decoder, image_size):
+    """A decoder whose grid is that of the cells, too: else every hidden position got the same vector."""
+    teacher = PatchTeacher(vit, layers=(-1,), image_size=image_size)
+    config = HGKDConfig.for_teacher(teacher, student_config, image_size=64, mask_ratio=0.6, decoder=decoder)
+    model = HGKDForPreTraining(config).attach_teacher(teacher)
+    pixel_values, mask = batch()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(3):
+        model(pixel_values, mask).loss.backward()
+        optimizer.step()
+    hidden = mask.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, None]
+    changed = torch.where(hidden, pixel_values, torch.randn_like(pixel_values))
+    tokens = image_size // 32
+    hidden = mask.repeat_interleave(tokens, 1).repeat_interleave(tokens, 2)
+    model.eval()
+    before, after = (
+        model(pixels, mask).feature_predictions[0].movedim(1, -1)[hidden] for pixels in (pixel_values, changed)
+    )
+    assert (before - after).abs().max() > 1e-6
+    assert before.std(0).max() > 1e-6
+
+
+def test_a_decoder_from_before_the_context_block_computes_what_it_did(student_config):
+    student_config.decoder_stride = student_config.total_stride
+    model = SparseUNetModel(student_config)
+    fresh = SparseUNetModel(student_config)
+    old = {name: value for name, value in model.state_dict().items() if ".context." not in name}
+    assert fresh.load_state_dict(old, strict=False).missing_keys
+    pixel_values, mask = batch()
+    decoder = fresh.eval().decoder
+    torch.nn.init.normal_(decoder.context.pointwise.weight)
+    with_block = fresh(pixel_values, mask).last_hidden_state
+    decoder.context = None
+    assert torch.equal(with_block, fresh(pixel_values, mask).last_hidden_state)
 
 
 def test_teacher_sees_the_same_image_with_its_own_normalisation(hgkd, teacher):
     mask = batch()[1]
     images = torch.rand(2, 3, 64, 64)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (hgkd.config.image_mean, hgkd.config.image_std))
-    seen = hgkd((images - mean) / std, mask).teacher_features
-    for one, other in zip(seen, teacher(images).feature_maps):
+    for one, other in zip(hgkd.teach((images - mean) / std, mask).feature_maps, teacher(images).feature_maps):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
@@ -55,16 +153,15 @@ def test_hidden_pixels_reach_the_loss_through_the_teacher_only(hgkd):
     changed = torch.where(hidden, torch.randn_like(pixel_values), pixel_values)
     one, other = hgkd.eval()(pixel_values, mask), hgkd(changed, mask)
     assert torch.equal(one.feature_predictions[0], other.feature_predictions[0])
-    assert not torch.equal(one.teacher_features[0], other.teacher_features[0])
+    assert not torch.equal(one.feature_targets[0], other.feature_targets[0])
 
 
 def test_perfect_prediction_costs_nothing():
     from hgkd_hf.objectives.feature_regression import feature_regression_loss
 
     target = torch.randn(2, 16, 4, 4)
-    normalised = torch.nn.functional.layer_norm(target.permute(0, 2, 3, 1), (16,), eps=1e-6).permute(0, 3, 1, 2)
     for loss in ("smooth-l1", "mse", "cosine"):
-        assert feature_regression_loss(normalised, target, None, loss) < 1e-6
+        assert feature_regression_loss(target, target, None, loss) < 1e-6
 
 
 def test_teacher_is_attached_not_owned(hgkd, tmp_path):
@@ -130,7 +227,7 @@ def test_masked_mae_teacher_infers_from_visible_pixels(student_config):
     hidden = mask.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, None]
     changed = torch.where(hidden, torch.randn_like(pixel_values), pixel_values)
     one, other = model.eval()(pixel_values, mask), model(changed, mask)
-    assert one.teacher_features[0].shape == (2, 24, 8, 8)
+    assert one.feature_targets[0].shape == (2, 24, 8, 8)
     assert torch.equal(one.loss, other.loss)
 
 
@@ -155,8 +252,11 @@ def test_aligned_teacher_image_size(patch, image, expected):
         ({"mask_ratio": 0.98}, "leaves none of the 4x4 cells visible: lower mask_ratio to 0.938"),
         ({"mask_ratio": 0.0, "positions": "masked"}, "mask_ratio 0 hides nothing to predict"),
         ({"image_size": 60}, "image_size 60 is not a multiple of the 16-pixel mask cells: set image_size to 48 or 64"),
+        ({"low_resolution_share": 0.5, "mask_ratio": 0.6}, "low_resolution_share 0.5 changes the grid"),
+        ({"low_resolution_share": 1.0}, "low_resolution_share is 1.0, but it must be at least 0 and below 1"),
+        ({"target_norm": "batch"}, "target_norm is 'batch': choose one of standardize, layer-norm, none"),
         ({"loss": "l3"}, "loss is 'l3': choose one of smooth-l1, mse, cosine"),
-        ({"positions": "visible"}, "positions is 'visible'"),
+        ({"positions": "some"}, "positions is 'some'"),
         ({"decoder": "half"}, "decoder is 'half'"),
         ({"pixel_weight": 1.0}, "pixel_weight 1.0 needs the whole decoder: set decoder to 'full'"),
         ({"feature_weight": 0}, "one must be above 0"),

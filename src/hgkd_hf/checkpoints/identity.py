@@ -22,7 +22,13 @@ def has_begun(run: str | Path) -> bool:
 
 
 def check_same_run(
-    run: str | Path, settings: Mapping[str, Any], *, goes_on: bool, allow_changes: bool, write: bool
+    run: str | Path,
+    settings: Mapping[str, Any],
+    *,
+    goes_on: bool,
+    allow_changes: bool,
+    write: bool,
+    earlier: Mapping[str, Any] | None = None,
 ) -> None:
     """Remember `settings` in the run's folder; of a run that goes on, compare them with those it was started with.
 
@@ -32,6 +38,7 @@ def check_same_run(
         goes_on: whether the run was started before.
         allow_changes: go on with other settings all the same; they are remembered from now on.
         write: whether this process writes.
+        earlier: what runs of before a setting existed did, by the setting's name.
 
     Raises:
         ValueError: a setting differs; the sentence names each with both values.
@@ -39,7 +46,7 @@ def check_same_run(
     path = Path(run, FILE)
     settings = json.loads(json.dumps(settings))
     if goes_on and path.is_file() and not allow_changes:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = {**(earlier or {}), **json.loads(path.read_text(encoding="utf-8"))}
         changed = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
         if changed:
             differences = "; ".join(f"{name} was {before.get(name)!r}, now {settings.get(name)!r}" for name in changed)

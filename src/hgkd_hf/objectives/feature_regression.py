@@ -1,52 +1,77 @@
-"""Regress a teacher's features at hidden positions."""
+"""Regress a teacher's features: how targets are normalised, and the distance."""
 
 from __future__ import annotations
 
 from typing import Literal, get_args
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 FeatureLoss = Literal["smooth-l1", "mse", "cosine"]
+TargetNormKind = Literal["standardize", "layer-norm", "none"]
+
+
+class TargetNorm(nn.Module):
+    """Normalises a teacher's feature map, so that no channel and no teacher's scale decides what is learned.
+
+    With T (B, D, h, w) the map and L = LayerNorm(T) over the channels of each position (no affine, eps 1e-6, as in
+    the generic stage of G2SD, arXiv:2302.14771):
+
+    - `"layer-norm"`: L. A few channels of large spread, as most ViTs have, keep most of the loss.
+    - `"standardize"`: each channel of L minus its mean over its standard deviation, over batch and positions, so that
+      all channels count alike (compare PHI-S, arXiv:2410.01680). In training the batch's statistics are used, shared
+      among processes like any BatchNorm's; in eval mode the running ones, which are buffers of the checkpoint.
+    - `"none"`: T.
+    """
+
+    def __init__(self, kind: TargetNormKind, channels: int):
+        super().__init__()
+        self.kind = kind
+        if kind == "standardize":
+            self.statistics = nn.BatchNorm2d(channels, affine=False, momentum=0.02)
+
+    def forward(self, target: Tensor) -> Tensor:
+        """(B, D, h, w) to the same shape in float32; no gradient flows through it."""
+        target = target.detach().float()
+        if self.kind == "none":
+            return target
+        target = F.layer_norm(target.permute(0, 2, 3, 1), target.shape[1:2], eps=1e-6).permute(0, 3, 1, 2)
+        return self.statistics(target) if self.kind == "standardize" else target
 
 
 def feature_regression_loss(
     prediction: Tensor,
     target: Tensor,
-    bool_masked_pos: Tensor | None = None,
+    bool_positions: Tensor | None = None,
     loss: FeatureLoss = "smooth-l1",
     beta: float = 2.0,
 ) -> Tensor:
-    """Mean distance of predicted and LayerNorm-normalised target features over the chosen positions.
+    """Mean distance of predicted and target features over the chosen positions.
 
-    With T the target and That = LayerNorm(T) over its channels (no affine, eps 1e-6), position i costs
-    `mean_d smoothL1_beta(P_id - That_id)`, `mean_d (P_id - That_id)^2` or `1 - cos(P_i, That_i)`.
-    Source: our reading of H-GKD (2309.09571); target normalisation and beta 2 as published for G2SD's generic stage.
+    Position i costs `mean_d smoothL1_beta(P_id - T_id)`, `mean_d (P_id - T_id)^2` or `1 - cos(P_i, T_i)`.
+    Source: our reading of H-GKD (arXiv:2309.09571); beta 2 as published for G2SD's generic stage (arXiv:2302.14771).
 
     Args:
         prediction: (B, D, h, w), the student's.
-        target: (B, D, h, w), the teacher's; no gradient flows into it.
-        bool_masked_pos: (B, h, w) bool, True = hidden: only those count. None: all do.
+        target: (B, D, h, w), the teacher's, normalised (`TargetNorm`); no gradient flows into it.
+        bool_positions: (B, h, w) bool, True = this position counts. None: all do.
         loss: which distance.
         beta: where smooth-l1 turns from squared to absolute.
 
     Raises:
-        ValueError: shapes differ, no position is hidden, or there is no such loss.
+        ValueError: shapes differ, no position counts, or there is no such loss.
     """
     if prediction.shape != target.shape:
         raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape.")
-    prediction = prediction.permute(0, 2, 3, 1).float()
-    target = F.layer_norm(target.detach().permute(0, 2, 3, 1).float(), target.shape[1:2], eps=1e-6)
-    if bool_masked_pos is not None:
-        if bool_masked_pos.shape != prediction.shape[:3]:
+    prediction, target = (values.permute(0, 2, 3, 1).float() for values in (prediction, target.detach()))
+    if bool_positions is not None:
+        if bool_positions.shape != prediction.shape[:3]:
             raise ValueError(
-                f"bool_masked_pos {tuple(bool_masked_pos.shape)} does not fit features {tuple(prediction.shape[:3])}."
+                f"bool_positions {tuple(bool_positions.shape)} does not fit features {tuple(prediction.shape[:3])}."
             )
-        if not bool_masked_pos.any():
-            raise ValueError(
-                "no position is hidden, so none can be predicted: raise mask_ratio or take positions='all'."
-            )
-        prediction, target = prediction[bool_masked_pos], target[bool_masked_pos]
+        if not bool_positions.any():
+            raise ValueError("no position is to be predicted: change mask_ratio, or set positions to 'all'.")
+        prediction, target = prediction[bool_positions], target[bool_positions]
     if loss == "smooth-l1":
         return F.smooth_l1_loss(prediction, target, beta=beta)
     if loss == "mse":

@@ -19,6 +19,7 @@ from transformers import TrainerCallback, set_seed
 
 from ..checkpoints.folders import RunStopped
 from ..data import StreamingDistillationDataset
+from ..methods.base import Distiller
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +151,21 @@ class MetricsFile(TrainerCallback):
             }
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(finite) + "\n")
+
+
+class TrainingProgress(TrainerCallback):
+    """Tells a distiller before every step which share of the steps is done: a function of the step alone.
+
+    Args:
+        model: the distiller, not wrapped.
+    """
+
+    def __init__(self, model: Distiller):
+        self.model = model
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        """Set `model.progress`."""
+        self.model.progress = state.global_step / state.max_steps
 
 
 class CollapseWarning(TrainerCallback):

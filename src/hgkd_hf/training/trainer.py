@@ -11,7 +11,7 @@ from ..data import collate
 from ..evaluation import Features, extract_features, feature_rank, feature_std, knn_accuracy
 from .arguments import DistillationArguments
 from .base import BaseTrainer
-from .callbacks import CollapseWarning, outlive_signal
+from .callbacks import CollapseWarning, TrainingProgress, outlive_signal
 
 
 class DistillationTrainer(BaseTrainer):
@@ -42,7 +42,7 @@ class DistillationTrainer(BaseTrainer):
             queries = knn_datasets[1]
             if args.metric_for_best_model is None:
                 args.metric_for_best_model, args.greater_is_better = "knn_accuracy", True
-        callbacks = [CollapseWarning(), *(callbacks or [])]
+        callbacks = [CollapseWarning(), TrainingProgress(model), *(callbacks or [])]
         super().__init__(model, args, train_dataset, queries, collate, image_processor, callbacks)
         self.knn_datasets = knn_datasets
 

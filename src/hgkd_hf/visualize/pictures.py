@@ -72,9 +72,7 @@ def prediction_columns(
     hidden = expand_mask(bool_masked_pos, tuple(pixel_values.shape[-2:]))[..., None]
     columns = {"image": images, "what the student sees": torch.where(hidden, HIDDEN_GREY, images)}
     if output.feature_predictions is not None:
-        target, prediction = output.teacher_features[-1].float(), output.feature_predictions[-1].float()
-        # The student predicts features that are normalised, token by token.
-        target = torch.nn.functional.layer_norm(target.permute(0, 2, 3, 1), target.shape[1:2]).permute(0, 3, 1, 2)
+        target, prediction = output.feature_targets[-1].float(), output.feature_predictions[-1].float()
         colours = pca_colours(target, prediction)
         columns |= {"teacher's features": colours[0], "student's prediction": colours[1]}
         columns["squared error"] = (prediction - target).square().mean(1)

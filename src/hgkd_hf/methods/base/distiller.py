@@ -56,6 +56,11 @@ class DistillerConfig(Settings, PreTrainedConfig):
         self.check()
 
     @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
+        """As every config's; a setting that the dict is too old to know has the value of `before`."""
+        return super().from_dict(cls.before | config_dict, **kwargs)
+
+    @classmethod
     def for_teacher(cls, teacher: Teacher, student_config: PreTrainedConfig, **fields: Any) -> Self:
         """The configuration for distilling `teacher` into a student; `fields` are the other fields."""
         return cls(**cls.fields_of_teacher(teacher) | {"student_config": student_config} | fields)
@@ -79,6 +84,7 @@ class Distiller(PreTrainedModel, ABC):
 
     Attributes:
         classifies: whether the student has a classifier, so that `image_logits` can be asked.
+        progress: share of the training's steps that is done, in [0, 1); the trainer sets it before every step.
         predicts_masked: whether `forward` takes `bool_masked_pos` and its output holds what was predicted there, as
             `HGKDOutput` does, to be drawn.
     """
@@ -89,6 +95,7 @@ class Distiller(PreTrainedModel, ABC):
     input_modalities = ("image",)
     classifies: ClassVar[bool] = False
     predicts_masked: ClassVar[bool] = False
+    progress: float = 0.0
     _attached: tuple[Teacher, ...] = ()
 
     @abstractmethod

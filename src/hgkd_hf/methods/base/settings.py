@@ -8,7 +8,7 @@ from functools import lru_cache
 from numbers import Real
 from operator import ge, gt, le, lt
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 _LIMITS = {
     "minimum": (ge, "at least"),
@@ -45,7 +45,12 @@ class Settings:
 
     A method's settings are one dataclass; its config (`KDConfig(KDSettings, DistillerConfig)`) and its command
     (`KDMethod(KDSettings, Method)`) take the fields, and `check`, from it.
+
+    Attributes:
+        before: what runs and configs that were written before a setting existed did, by the setting's name.
     """
+
+    before: ClassVar[dict[str, Any]] = {}
 
     @property
     def title(self) -> str:

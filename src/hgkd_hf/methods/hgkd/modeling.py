@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
-from ...objectives.feature_regression import feature_regression_loss
+from ...objectives.feature_regression import TargetNorm, feature_regression_loss
 from ...objectives.pixel_reconstruction import pixel_reconstruction_loss
 from ...sparse.masking import cell_grid, expand_mask, num_visible_cells, random_cell_mask
 from ...students.sparse_unet import SparseUNetConfig, SparseUNetModel
@@ -46,6 +47,7 @@ class HGKDConfig(HGKDSettings, DistillerConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         num_visible_cells(self.cell_grid, self.mask_ratio)  # refuses a ratio that leaves none
+        self.student_config.use_mask_token = self.mask_ratio > 0
         if not self.feature_weight:
             self.teacher_layers, self.teacher_hidden_sizes, self.teacher_grid = (), (), None
         self._set_decoder_stride()
@@ -55,6 +57,15 @@ class HGKDConfig(HGKDSettings, DistillerConfig):
         """(rows, columns) of mask cells in a crop."""
         size = self.image_size if isinstance(self.image_size, int) else tuple(self.image_size)
         return cell_grid(size, self.student_config.cell_size)
+
+    @property
+    def low_resolution(self) -> tuple[int, int]:
+        """(height, width) in pixels of the crops of the first `low_resolution_share` of the steps.
+
+        About two thirds of the full size, in whole cells, two at least; a side of fewer stays as it is.
+        """
+        size = self.student_config.cell_size
+        return tuple(size * min(cells, max(2, round(cells * 2 / 3))) for cells in self.cell_grid)
 
     def _set_decoder_stride(self) -> None:
         if self.teacher_grid is not None:
@@ -89,7 +100,7 @@ class HGKDOutput(ModelOutput):
         feature_loss: scalar, mean over target layers; None without that term.
         pixel_loss: scalar; None without that term.
         feature_predictions: for each target layer (B, D, th, tw).
-        teacher_features: for each target layer (B, D, th, tw), not normalised.
+        feature_targets: for each target layer (B, D, th, tw), normalised as `target_norm` says.
         pixel_predictions: (B, 3, H, W), each hidden cell in its own normalised units.
         bool_masked_pos: (B, gh, gw) bool, True = hidden.
     """
@@ -98,7 +109,7 @@ class HGKDOutput(ModelOutput):
     feature_loss: Tensor | None = None
     pixel_loss: Tensor | None = None
     feature_predictions: tuple[Tensor, ...] | None = None
-    teacher_features: tuple[Tensor, ...] | None = None
+    feature_targets: tuple[Tensor, ...] | None = None
     pixel_predictions: Tensor | None = None
     bool_masked_pos: Tensor | None = None
 
@@ -132,6 +143,9 @@ class HGKDForPreTraining(Distiller):
             kernel //= config.student_config.decoder_stride
             self.feature_heads = nn.ModuleList(
                 nn.Conv2d(width, size, kernel, stride=kernel) for size in config.teacher_hidden_sizes
+            )
+            self.target_norms = nn.ModuleList(
+                TargetNorm(config.target_norm, size) for size in config.teacher_hidden_sizes
             )
         if config.pixel_weight:
             self.pixel_head = nn.Conv2d(width, config.student_config.num_channels, 1)
@@ -197,15 +211,20 @@ class HGKDForPreTraining(Distiller):
             bool_masked_pos = torch.stack(masks).to(pixel_values.device)
         targets = None
         if config.feature_weight:
-            targets = self.teach(pixel_values, bool_masked_pos, teacher_features).feature_maps
-        decoded = self.student(pixel_values, bool_masked_pos).last_hidden_state
+            maps = self.teach(pixel_values, bool_masked_pos, teacher_features).feature_maps
+            targets = tuple(norm(feature_map) for norm, feature_map in zip(self.target_norms, maps))
+        seen = pixel_values
+        if self.training and self.progress < config.low_resolution_share:
+            seen = F.interpolate(seen, config.low_resolution, mode="bilinear", antialias=True)
+        decoded = self.student(seen, bool_masked_pos if config.mask_ratio else None).last_hidden_state
 
         loss, terms = 0.0, {}
         if targets is not None:
-            hidden = expand_mask(bool_masked_pos, targets[0].shape[-2:]) if config.positions == "masked" else None
-            terms["feature_predictions"] = tuple(head(decoded) for head in self.feature_heads)
+            grid = targets[0].shape[-2:]
+            terms["feature_predictions"] = tuple(_resized(head(decoded), grid) for head in self.feature_heads)
+            positions = self._positions(bool_masked_pos, grid)
             losses = [
-                feature_regression_loss(prediction, target, hidden, config.loss, config.smooth_l1_beta)
+                feature_regression_loss(prediction, target, positions, config.loss, config.smooth_l1_beta)
                 for prediction, target in zip(terms["feature_predictions"], targets)
             ]
             terms["feature_loss"] = torch.stack(losses).mean()
@@ -214,7 +233,14 @@ class HGKDForPreTraining(Distiller):
             terms["pixel_predictions"] = self.pixel_head(decoded)
             terms["pixel_loss"] = pixel_reconstruction_loss(terms["pixel_predictions"], pixel_values, bool_masked_pos)
             loss = loss + config.pixel_weight * terms["pixel_loss"]
-        return HGKDOutput(loss=loss, teacher_features=targets, bool_masked_pos=bool_masked_pos, **terms)
+        return HGKDOutput(loss=loss, feature_targets=targets, bool_masked_pos=bool_masked_pos, **terms)
+
+    def _positions(self, bool_masked_pos: Tensor, grid: torch.Size) -> Tensor | None:
+        """(B, *grid) bool, True = this position is predicted; None: all are."""
+        if self.config.positions == "all":
+            return None
+        hidden = expand_mask(bool_masked_pos, grid)
+        return hidden if self.config.positions == "masked" else ~hidden
 
     def describe_student(self) -> str:
         """One line on encoder and decoder."""
@@ -230,11 +256,20 @@ class HGKDForPreTraining(Distiller):
         config = self.config
         (rows, columns), size = config.cell_grid, config.student_config.cell_size
         visible = num_visible_cells(config.cell_grid, config.mask_ratio)
-        feature = f"feature {config.feature_weight} ({config.loss}, {config.positions})"
-        return {
+        feature = f"feature {config.feature_weight} ({config.loss}, target norm {config.target_norm}, "
+        facts = {
             "mask": f"{visible} of {rows * columns} cells of {size} px visible (mask ratio {config.mask_ratio})",
-            "objective": f"{feature}, pixel {config.pixel_weight}",
+            "objective": f"{feature}{config.positions} positions), pixel {config.pixel_weight}",
         }
+        if config.low_resolution_share:
+            height, width = config.low_resolution
+            facts["resolution"] = f"{height}x{width} px in the first {config.low_resolution_share:.0%} of the steps"
+        return facts
+
+
+def _resized(feature_map: Tensor, grid: torch.Size) -> Tensor:
+    """(B, D, h, w) to (B, D, *grid), bilinear."""
+    return feature_map if feature_map.shape[-2:] == grid else F.interpolate(feature_map, tuple(grid), mode="bilinear")
 
 
 def aligned_teacher_image_size(

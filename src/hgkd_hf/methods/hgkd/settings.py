@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from ...objectives.feature_regression import FeatureLoss
+from ...objectives.feature_regression import FeatureLoss, TargetNormKind
 from ..base.settings import Settings, setting
 
 
@@ -16,6 +16,8 @@ class HGKDSettings(Settings):
     Without the feature term (`feature_weight=0, pixel_weight=1, decoder="full"`) this is SparK (arXiv:2301.03580).
     """
 
+    before: ClassVar[dict[str, Any]] = {"target_norm": "layer-norm", "low_resolution_share": 0.0}
+
     teacher_input: Literal["full", "masked"] = setting(
         "full", "What the teacher sees: the whole crop, or the visible cells, from which it infers the others."
     )
@@ -23,7 +25,15 @@ class HGKDSettings(Settings):
     decoder: Literal["truncated", "full"] = setting("truncated", "Ends at the teacher's grid, or at the pixels.")
     loss: FeatureLoss = setting("smooth-l1", "Distance of predicted and normalised target features.")
     smooth_l1_beta: float = setting(2.0, "Where smooth-l1 turns linear.", above=0)
-    positions: Literal["all", "masked"] = setting("all", "Which positions are predicted: all, or the hidden ones.")
+    target_norm: TargetNormKind = setting(
+        "standardize", "Of the teacher's features: each channel, each position (layer-norm), or none."
+    )
+    positions: Literal["all", "masked", "visible"] = setting(
+        "all", "Which positions are predicted: all, the hidden or the visible ones."
+    )
+    low_resolution_share: float = setting(
+        0.0, "Share of the steps, the first, in which the student sees crops of 2/3 the size.", minimum=0, below=1
+    )
     feature_weight: float = setting(1.0, "Weight of the feature term; 0: no teacher.", minimum=0)
     pixel_weight: float = setting(0.0, "Weight of the pixel term (needs decoder full).", minimum=0)
 
@@ -48,3 +58,8 @@ class HGKDSettings(Settings):
             raise ValueError(f"pixel_weight {self.pixel_weight} needs the whole decoder: set decoder to 'full'.")
         if not self.mask_ratio and (self.pixel_weight or self.positions == "masked"):
             raise ValueError("mask_ratio 0 hides nothing to predict: raise it, or set positions to 'all'.")
+        if self.low_resolution_share and (self.mask_ratio or self.pixel_weight):
+            raise ValueError(
+                f"low_resolution_share {self.low_resolution_share} changes the grid of what is hidden: set it to 0, "
+                f"or mask_ratio and pixel_weight."
+            )

@@ -55,10 +55,10 @@ class ChannelLayerNorm(nn.LayerNorm):
 class SparseUNetDensify(nn.Module):
     """One scale's visible features, normalised, with a learned token at hidden positions, in the decoder's width."""
 
-    def __init__(self, channels: int, width: int, deepest: bool, batch_norm: bool):
+    def __init__(self, channels: int, width: int, deepest: bool, batch_norm: bool, mask_token: bool):
         super().__init__()
         self.norm = sparsify(nn.Sequential(nn.BatchNorm2d(channels)))[0] if batch_norm else ChannelLayerNorm(channels)
-        self.mask_token = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.mask_token = nn.Parameter(torch.zeros(1, channels, 1, 1)) if mask_token else None
         kernel = 1 if deepest else 3
         self.projection = nn.Conv2d(channels, width, kernel, padding=kernel // 2)
         if deepest and channels == width:
@@ -91,6 +91,24 @@ class SparseUNetUpBlock(nn.Module):
         return self.convolutions(self.up(x))
 
 
+class SparseUNetContext(nn.Module):
+    """Lets positions look at each other where no other layer of the decoder does: x + scale * 1x1(GELU(7x7(x))).
+
+    The 7x7 convolution is depthwise. The scales of the channels begin at zero, so that a decoder which was trained
+    without this block computes what it did.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, 7, padding=3, groups=width)
+        self.pointwise = nn.Conv2d(width, width, 1)
+        self.scale = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, width, H, W) to the same shape."""
+        return x + self.scale.view(1, -1, 1, 1) * self.pointwise(F.gelu(self.depthwise(x)))
+
+
 class SparseUNetDecoder(nn.Module):
     """From the deepest scale up to `decoder_stride`; scales on the way are added where the resolution meets theirs."""
 
@@ -100,8 +118,11 @@ class SparseUNetDecoder(nn.Module):
         widths = config.decoder_widths
         self.scales = tuple(scale for scale in scales if scale.stride in widths)
         self.densify = nn.ModuleList(
-            SparseUNetDensify(s.channels, widths[s.stride], s.stride == deepest, batch_norm) for s in self.scales
+            SparseUNetDensify(s.channels, widths[s.stride], s.stride == deepest, batch_norm, config.use_mask_token)
+            for s in self.scales
         )
+        # Without a block that doubles the resolution nothing would look beyond a position.
+        self.context = None if len(widths) > 1 else SparseUNetContext(config.decoder_width)
         strides = list(widths)
         self.blocks = nn.ModuleList(
             SparseUNetUpBlock(widths[coarse], widths[fine]) for coarse, fine in pairwise(strides)
@@ -120,7 +141,7 @@ class SparseUNetDecoder(nn.Module):
             stride //= 2
             if stride in laterals:
                 x = x + laterals[stride]
-        return x
+        return x if self.context is None else self.context(x)
 
 
 class SparseUNetPreTrainedModel(PreTrainedModel):
@@ -137,6 +158,8 @@ class SparseUNetPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, SparseUNetDensify) and module.mask_token is not None:
             init.trunc_normal_(module.mask_token, std=self.config.initializer_range)
+        elif isinstance(module, SparseUNetContext):
+            init.zeros_(module.scale)
         elif isinstance(module, nn.ConvTranspose2d):
             init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Conv2d):
@@ -192,13 +215,15 @@ class SparseUNetModel(SparseUNetPreTrainedModel):
             output_hidden_states: return the encoder's maps too.
 
         Raises:
-            ValueError: the image is not a multiple of the cells, which mask and decoder need, or the mask has
-                another grid.
+            ValueError: the image is not a multiple of the cells, which mask and decoder need, the mask has another
+                grid, or there are no mask tokens.
         """
         cells = None
         if bool_masked_pos is not None or self.decoder is not None:
             grid = cell_grid(tuple(pixel_values.shape[-2:]), self.config.cell_size)
         if bool_masked_pos is not None:
+            if not self.config.use_mask_token:
+                raise ValueError("this student has no mask tokens (use_mask_token): give no bool_masked_pos.")
             if bool_masked_pos.shape[-2:] != grid:
                 raise ValueError(
                     f"bool_masked_pos has a grid of {tuple(bool_masked_pos.shape[-2:])}, but images of "
@@ -303,10 +328,10 @@ class SparseUNetForSemanticSegmentation(SparseUNetPreTrainedModel):
     """The encoder with its UNet decoder, pre-trained or fresh, and a linear classifier of every position."""
 
     def __init__(self, config: SparseUNetConfig):
+        config = copy.deepcopy(config)
+        config.use_mask_token = False  # whole images hide nothing; parameters without gradient would stop DDP
         super().__init__(config)
         self.sparse_unet = SparseUNetModel(config)
-        for densify in self.sparse_unet.decoder.densify:
-            densify.mask_token = None  # whole images hide nothing; parameters without gradient would stop DDP
         self.classifier = nn.Conv2d(config.decoder_widths[config.decoder_stride], config.num_labels, 1)
         self.post_init()
 
@@ -336,6 +361,8 @@ class SparseUNetForSemanticSegmentation(SparseUNetPreTrainedModel):
             if scale.stride in densify:
                 state = densify[scale.stride].state_dict()
                 layer.load_state_dict({name: value for name, value in state.items() if name != "mask_token"})
+        if own.context is not None and other.context is not None:
+            own.context.load_state_dict(other.context.state_dict())
         return model
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **kwargs) -> SemanticSegmenterOutput:
