@@ -57,7 +57,7 @@ def parse_recipe(
         *instances, _ = parser.parse_args_into_dataclasses(args=arguments)
     except Exception as error:  # settings are refused with many kinds of errors, all of them the user's to mend
         raise ValueError(f"these settings do not fit: {' '.join(str(error).split())}") from error
-    settled = _settled_before(instances)
+    settled = _settled_before(instances, arguments)
     return parse_recipe(types, [*arguments, *settled], description) if settled else tuple(instances)
 
 
@@ -125,14 +125,24 @@ def to_recipe(*settings: Any) -> str:
     return yaml.safe_dump(kept, sort_keys=False)
 
 
-def _settled_before(instances: Sequence[Any]) -> list[str]:
-    """For settings that are `auto` in a run that goes on, what its recipe says, as flags."""
-    training = next((part for part in instances if getattr(part, "auto", ())), None)
+def _settled_before(instances: Sequence[Any], arguments: list[str]) -> list[str]:
+    """Flags for what only the run that is resumed can tell.
+
+    These are the final values of settings that are `auto`, and the effect (`before`) of settings that did not exist
+    when it was started, unless recipe or flags give them.
+    """
+    training = next((part for part in instances if hasattr(part, "output_dir")), None)
     if training is None or not any(getattr(part, "resume", False) for part in instances):
         return []
     path = Path(training.output_dir, RECIPE_FILE)
-    before = read_recipe(path) if path.is_file() else {}
-    return [f"--{name}={before[name]}" for name in training.auto if before.get(name, "auto") != "auto"]
+    if not path.is_file():
+        return []
+    recorded = read_recipe(path)
+    settled = {name: recorded[name] for name in getattr(training, "auto", ()) if recorded.get(name, "auto") != "auto"}
+    for name, value in (item for part in instances for item in getattr(part, "before", {}).items()):
+        if name not in recorded and recipe_value(name, arguments) is None:
+            settled[name] = value
+    return [f"--{name}={value}" for name, value in settled.items()]
 
 
 def _as_flags(values: dict[str, Any], known: set[str], path: str) -> list[str]:
