@@ -172,6 +172,7 @@ def test_string_classes_do_not_depend_on_the_sample(tmp_path):
         (["crane", "crane", "dog"], ["dog", "crane", "crane"], [1, 2, 0]),
         (["LABEL_0", "LABEL_1"], ["cat", "dog"], [0, 1]),
         (["cat", "dog"], ["0", "1"], [0, 1]),
+        (["False", "True"], ["no", "yes"], [0, 1]),
     ],
 )
 def test_classes_are_matched_by_name(given, wanted, numbers):
@@ -183,7 +184,6 @@ def test_classes_are_matched_by_name(given, wanted, numbers):
     [
         (["bus", "car"], ["cat", "dog"]),
         (["cat", "bird"], ["cat", "dog"]),
-        (["cat", "dog"], ["LABEL_0", "LABEL_1", "LABEL_2"]),
         (["Cat", "Dog"], ["cat", "dog"]),
     ],
 )
@@ -193,6 +193,15 @@ def test_other_classes_are_refused_with_both_lists(given, wanted):
     ) as caught:
         match_classes(given, wanted, "the data", "the model")
     assert all(repr(name) in str(caught.value) for name in given + wanted)
+
+
+def test_classes_without_names_must_be_as_many():
+    nameless = ["LABEL_0", "LABEL_1", "LABEL_2"]
+    for given, wanted in ((["cat", "dog"], nameless), (nameless, nameless[:2])):
+        with pytest.raises(
+            ValueError, match=f"the data has {len(given)} classes and the model {len(wanted)}, and not"
+        ):
+            match_classes(given, wanted, "the data", "the model")
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -9,6 +9,7 @@ from transformers import AutoModel, ResNetModel
 
 from hgkd_hf import SparseUNetForSemanticSegmentation, SparseUNetModel
 from hgkd_hf.cli.choices import parse_task
+from hgkd_hf.data import open_split
 from hgkd_hf.finetuning import ImageClassification, ObjectDetection, SemanticSegmentation
 from hgkd_hf.finetuning.classification import soft_cross_entropy
 from hgkd_hf.finetuning.masks import IGNORED
@@ -156,7 +157,7 @@ def test_predicted_boxes_are_in_pixels_of_the_image(detection):
     task = detection(eval_split="test")
     dataset = task.evaluation_data()
     batch = task.collate([dataset[index] for index in range(len(dataset))])
-    rows = task.open_split("test", None).dataset
+    rows = open_split(task, "eval_split", labels_field="target_column", **task.columns).dataset
 
     class Oracle:
         def __call__(self, pixel_values):
@@ -196,7 +197,7 @@ def test_a_dataset_without_names_or_targets_is_one_sentence(segmentation, detect
     with pytest.raises(ValueError, match="has no column 'boxes': choose --target_column from image, label, mask"):
         detection(target_column="boxes", class_names=["a"]).training_data(seed=0)
     task = ImageClassification(str(rectangles), "resnet-10", class_names=["only"], image_column="image")
-    with pytest.raises(ValueError, match="holds labels from 0 to 1, but there are 1 classes"):
+    with pytest.raises(ValueError, match="has the classes 'red', 'green', but --class_names has 'only'"):
         task.training_data(seed=0)
     with pytest.raises(ValueError, match="resnet models have no stochastic depth: leave --drop_path_rate out"):
         segmentation(drop_path_rate=0.1).build_model()

@@ -43,6 +43,14 @@ class ImageAccess:
             f"it is named as {path!r}, outside of the dataset ({self.flags.allow_remote_images} opens such images)"
         )
 
+    def file(self, path: str | None) -> str | None:
+        """The local file that a row names; None if it names none, or one that is not there or lies elsewhere."""
+        try:
+            place = self.locate(path or "")
+        except PermissionError:
+            return None
+        return place if os.path.isfile(place) else None
+
     def _holds(self, place: str) -> bool:
         if "://" in place:
             prefixes = tuple(root + separator for root in self.roots or () if "://" in root for separator in "/@")

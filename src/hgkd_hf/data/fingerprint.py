@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow.compute
 from datasets import Dataset, IterableDataset
 
+from hgkd_hf.data.access import ImageAccess
+
 SIZED_ROWS = 4096
 SAMPLED_ROWS = 64
 STREAMED_ROWS = 16
@@ -18,13 +20,14 @@ _EDGE = 4096  # bytes that are read at either end of a sampled file
 
 
 def rows_fingerprint(
-    dataset: Dataset | IterableDataset, image_column: str, label_column: str | None, folder: str | None
+    dataset: Dataset | IterableDataset, image_column: str, label_column: str | None, access: ImageAccess
 ) -> str:
     """32 hexadecimal digits over the names, sizes, labels and some bytes of rows of undecoded images.
 
     All names, labels and sizes of embedded images count; of image files the sizes of 4,096, evenly spaced; and both
-    ends of 64 images. Of a stream, its first 16 rows. Names are those below `folder`, so that it may move.
+    ends of 64 images. Of a stream, its first 16 rows. Names are those below the dataset's folder, which may move.
     """
+    folder = access.folder
     digest = hashlib.blake2b(digest_size=16)
 
     def add(*values: object) -> None:
@@ -49,11 +52,11 @@ def rows_fingerprint(
     rows = dataset.select_columns([image_column])
     for index in _spread(len(rows), SIZED_ROWS):
         image = rows[index][image_column] or {}
-        if image.get("bytes") is None and image.get("path"):
-            add(_file_size(image["path"]))
+        file = None if image.get("bytes") else access.file(image.get("path"))
+        add(file and os.path.getsize(file))
     for index in _spread(len(rows), SAMPLED_ROWS):
         image = rows[index][image_column] or {}
-        add(*_edges(image.get("bytes"), image.get("path")))
+        add(*_edges(image.get("bytes"), access.file(image.get("path"))))
     return digest.hexdigest()
 
 
@@ -62,20 +65,12 @@ def _spread(count: int, most: int) -> Iterable[int]:
     return (step * count // min(count, most) for step in range(min(count, most)))
 
 
-def _file_size(path: str) -> int | None:
-    try:
-        return os.stat(path).st_size
-    except OSError:  # also of a URL
-        return None
-
-
-def _edges(data: bytes | None, path: str | None) -> tuple[bytes, ...]:
+def _edges(data: bytes | None, file: str | None) -> tuple[bytes, ...]:
     if data is not None:
         return data[:_EDGE], data[-_EDGE:]
-    try:
-        with open(path or "", "rb") as file:
-            head = file.read(_EDGE)
-            file.seek(-min(_EDGE, os.fstat(file.fileno()).st_size), os.SEEK_END)
-            return head, file.read()
-    except OSError:
+    if file is None:
         return ()
+    with open(file, "rb") as stream:
+        head = stream.read(_EDGE)
+        stream.seek(-min(_EDGE, os.path.getsize(file)), os.SEEK_END)
+        return head, stream.read()

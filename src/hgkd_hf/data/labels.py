@@ -129,20 +129,27 @@ def align_classes(source: ImageSource, names: Sequence[str], owner: str) -> Imag
 def match_classes(given: Sequence[str], wanted: Sequence[str], giver: str, wanter: str) -> list[int | None]:
     """For each class of `given`, its number among `wanted`, by name; None where it is not among them.
 
-    Where either's names are mere numbers (`3`, `LABEL_3`), classes are matched by number.
+    Where one of the two has no names (`LABEL_3`), or mere numbers that the other has not (`3`), classes are matched by
+    number, and that is logged.
 
     Raises:
-        ValueError: neither's classes are all among the other's, or names are missing and their numbers differ; the
+        ValueError: neither's classes are all among the other's, or names are missing and their numbers differ. The
             sentence has both lists, and calls them `giver`'s and `wanter`'s.
     """
     if list(given) == list(wanted):
         return list(range(len(given)))
+    unnamed = _are_unnamed(given) or _are_unnamed(wanted)
     numbered, keys = {key: number for number, key in enumerate(_occurrences(wanted))}, _occurrences(given)
-    if set(keys) <= numbered.keys() or numbered.keys() <= set(keys):
+    if not unnamed and (set(keys) <= numbered.keys() or numbered.keys() <= set(keys)):
         return [numbered.get(key) for key in keys]
-    if len(given) == len(wanted) and (_are_numbers(given) or _are_numbers(wanted)):
+    if len(given) == len(wanted) and (unnamed or _are_numbers(given) or _are_numbers(wanted)):
         logger.warning("The classes of %s are matched with those of %s by number: not both have names.", giver, wanter)
         return list(range(len(given)))
+    if unnamed:
+        raise ValueError(
+            f"{giver} has {len(given)} classes and {wanter} {len(wanted)}, and not both name them: {listed(given)}; "
+            f"{listed(wanted)}."
+        )
     raise ValueError(
         f"{giver} has the classes {listed(given)}, but {wanter} has {listed(wanted)}: one's must be among the other's."
     )
@@ -158,8 +165,13 @@ def _occurrences(names: Sequence[str]) -> list[tuple[str, int]]:
     return keys
 
 
+def _are_unnamed(names: Sequence[str]) -> bool:
+    """Whether these are the names that transformers makes up."""
+    return all(name == f"LABEL_{number}" for number, name in enumerate(names))
+
+
 def _are_numbers(names: Sequence[str]) -> bool:
-    return all(name in (str(number), f"LABEL_{number}") for number, name in enumerate(names))
+    return list(names) in (list(map(str, range(len(names)))), ["False", "True"])
 
 
 def _labels(source: ImageSource) -> list[int | float | None]:

@@ -47,7 +47,7 @@ class ImageSource:
     @cached_property
     def fingerprint(self) -> str:
         """A cheap hash of the rows' names, sizes, labels and some of their bytes; see `rows_fingerprint`."""
-        return rows_fingerprint(self.dataset, self.image_column, self.label_column, self.access.folder)
+        return rows_fingerprint(self.dataset, self.image_column, self.label_column, self.access)
 
     def decode(self, row: dict, *, min_side: int | None = None, name: str | None = None) -> Image.Image:
         """The image of a row as RGB; see `decode_image`.

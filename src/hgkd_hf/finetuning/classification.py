@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,10 +15,22 @@ from torch.utils.data import Dataset
 from transformers import AutoModelForImageClassification, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..data import DistillationDataset, EvaluationDataset, ImageSource, ImageTransform, Mixing, collate
+from ..data import (
+    DistillationDataset,
+    EvaluationDataset,
+    ImageSource,
+    ImageTransform,
+    Mixing,
+    align_classes,
+    collate,
+    shared_images,
+)
 from ..hub import student_image_processor
 from ..students.classifier_layers import build_classifier
+from ..students.presets import student_encoder_config
 from .task import Task
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -36,6 +50,16 @@ class ImageClassification(Task):
     mixup: float = field(default=0.0, metadata={"help": "Alpha of mixup; 0 = none."})
     cutmix: float = field(default=0.0, metadata={"help": "Alpha of cutmix; 0 = none."})
     label_smoothing: float = field(default=0.0, metadata={"help": "Share of a label spread over all classes."})
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The classes' names, in the order of a checkpoint that has learned the same classes."""
+        names = super().names
+        if self.has_weights:
+            learned = student_encoder_config(self.model, self.model_revision).id2label
+            learned = tuple(learned[number] for number in sorted(learned))
+            return learned if sorted(learned) == sorted(names) else names
+        return names
 
     def build_model(self) -> PreTrainedModel:
         """`AutoModelForImageClassification`."""
@@ -72,15 +96,12 @@ class ImageClassification(Task):
         """Samples with `pixel_values` (3, H, W) and `labels`, in training as (classes,) probabilities.
 
         Raises:
-            ValueError: the source has no labels, or one outside the classes.
+            ValueError: the source has no labels, or other classes; see `align_classes`.
         """
-        if source.label_column is not None:
-            labels = source.dataset.unique(source.label_column)
-            if min(labels) < 0 or max(labels) >= len(self.names):
-                raise ValueError(
-                    f"split {source.split!r} of {source.name!r} holds labels from {min(labels)} to {max(labels)}, but "
-                    f"there are {len(self.names)} classes: leave unlabelled rows out or name more --class_names."
-                )
+        owner = "--class_names" if self.class_names else f"split {self.split!r}"
+        source = align_classes(source, self.names, owner)
+        if not train and (shared := shared_images(self.source, source))[0]:
+            logger.warning("%d of %d images looked at of split %r are trained on.", *shared, source.split)
         mean, std = self.normalisation
         transform = ImageTransform(
             self.image_size,

@@ -63,8 +63,8 @@ class DenseTask(Task):
 
     @property
     def columns(self) -> dict[str, str | None]:
-        """The columns by what `load_images` calls them."""
-        return {"image_column": self.image_column, "target_column": self.column}
+        """The masks may be images too; labels of whole images are not read."""
+        return {"label_column": None, "target_column": self.column}
 
     def class_names_of(self, source: ImageSource) -> Sequence[str] | None:
         """None: a column of classes of whole images does not name those of pixels."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,11 +15,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..data import Flags, ImageSource, load_images
+from ..data import ImageSource, open_split
 from ..students.presets import PRESETS, student_encoder_config
 from ..teachers.checkpoint import image_statistics
-
-FLAGS = Flags(label_column="--target_column")
 
 
 @dataclass
@@ -49,6 +47,9 @@ class Task(ABC):
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
     dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
     image_column: str | None = field(default=None, metadata={"help": "Needed where several columns hold images."})
+    allow_remote_images: bool = field(
+        default=False, metadata={"help": "Open images that rows name by a URL or by a path outside of the dataset."}
+    )
     target_column: str | None = field(default=None, metadata={"help": "Column of the labels, masks or objects."})
     class_names: list[str] | None = field(
         default=None, metadata={"help": "Names of the classes by integer, where the dataset does not name them."}
@@ -93,22 +94,10 @@ class Task(ABC):
         """The names that the dataset itself gives to its classes."""
         return source.class_names
 
-    def open_split(self, split: str, max_samples: int | None, flags: Flags = FLAGS) -> ImageSource:
-        """At most `max_samples` rows of a split of the dataset; `flags` are what errors name."""
-        return load_images(
-            self.dataset,
-            split=split,
-            config_name=self.dataset_config,
-            revision=self.dataset_revision,
-            max_samples=max_samples,
-            flags=flags,
-            **self.columns,
-        )
-
     @property
     def columns(self) -> dict[str, str | None]:
-        """The columns by what `load_images` calls them."""
-        return {"image_column": self.image_column, "label_column": self.target_column}
+        """Which columns hold what, as arguments of `load_images` beside the settings."""
+        return {}
 
     def training_data(self, seed: int, skipped_log: Path | None = None) -> Dataset:
         """Random samples of the training split, keyed by (seed, epoch, index)."""
@@ -118,13 +107,13 @@ class Task(ABC):
         """Samples of `eval_split`, None without."""
         if self.eval_split is None:
             return None
-        flags = replace(FLAGS, split="--eval_split", max_samples="--max_eval_samples")
-        return self.samples(self.open_split(self.eval_split, self.max_eval_samples, flags), False, 0, None)
+        source = open_split(self, "eval_split", "max_eval_samples", "target_column", **self.columns)
+        return self.samples(source, False, 0, None)
 
     @cached_property
     def source(self) -> ImageSource:
         """The training split."""
-        return self.open_split(self.split, self.max_samples)
+        return open_split(self, labels_field="target_column", **self.columns)
 
     @cached_property
     def names(self) -> tuple[str, ...]:

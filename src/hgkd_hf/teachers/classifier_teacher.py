@@ -44,7 +44,8 @@ class ClassifierTeacher(nn.Module):
         name_or_path, revision: where the weights came from.
 
     Attributes:
-        num_labels: number of its classes.
+        num_labels: number of the classes that it answers in.
+        class_names: the names of all classes of the model.
         hidden_sizes: C of each map.
         teacher_input: "full"; a classifier sees the whole image.
         classifies_regions: whether `classify` can be asked.
@@ -72,6 +73,8 @@ class ClassifierTeacher(nn.Module):
             )
         self.layers, self._layers = tuple(layers), [known[layer] for layer in (*layers, -1)]
         self.num_labels, self.teacher_input = model.config.num_labels, "full"
+        self.class_names = tuple(model.config.id2label[number] for number in range(self.num_labels))
+        self._answers: list[int] | None = None  # which of the model's classes; None: all
         self.hidden_sizes = tuple(known[layer].channels for layer in layers)
         size = image_size or getattr(model.config, "image_size", None)
         self.image_size = (size, size) if isinstance(size, int) else size and tuple(size)
@@ -114,6 +117,10 @@ class ClassifierTeacher(nn.Module):
         mean, std = image_statistics(name, hub)
         return cls(model, layers, image_size, mean, std, name, revision)
 
+    def answer_in(self, numbers: Sequence[int]) -> None:
+        """Answer in these of `class_names`, in this order: their logits, whose softmax leaves out the others."""
+        self._answers, self.num_labels = list(numbers), len(numbers)
+
     def num_parameters(self) -> int:
         """Number of weights."""
         return self.model.num_parameters()
@@ -135,7 +142,7 @@ class ClassifierTeacher(nn.Module):
             images = F.interpolate(images, self.image_size, mode="bicubic", antialias=True).clamp(0, 1)
         pixel_values = ((images - self.image_mean) / self.image_std).to(self.model.dtype)
         logits, maps = logits_and_maps(self.model, pixel_values, self._layers)
-        return logits.float(), tuple(m.float() for m in maps)
+        return self._answer(logits.float()), tuple(m.float() for m in maps)
 
     @torch.no_grad()
     def classify(self, features: Tensor) -> Tensor:
@@ -148,7 +155,10 @@ class ClassifierTeacher(nn.Module):
         features = features.to(self.model.dtype)
         if norm is not None and not self._is_vit:
             features = norm(features)
-        return self._heads[0](features).float()
+        return self._answer(self._heads[0](features).float())
+
+    def _answer(self, logits: Tensor) -> Tensor:
+        return logits if self._answers is None else logits[..., self._answers]
 
     @torch.no_grad()
     def _probe(self) -> bool:

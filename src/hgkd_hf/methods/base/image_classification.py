@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from ...data import match_classes
+from ...data.errors import listed
 from ...students.classifier_layers import build_classifier
 from ...students.features import pooled_features
 from ...teachers import ClassifierTeacher
@@ -25,18 +27,29 @@ class ImageClassificationDistiller(Distiller):
         super().__init__(config)
         self.student = build_classifier(config.student_config)
 
-    def check_teacher_classes(self, teacher: Teacher, reason: str) -> None:
-        """Raise `ValueError` if `teacher` does not have the student's classes, which `reason` asks for."""
+    def match_teacher_classes(self, teacher: Teacher, reason: str) -> None:
+        """Let `teacher` answer in the student's classes, by their names, which `reason` asks for.
+
+        Raises:
+            ValueError: it has no classifier, or not all of these classes.
+        """
         if not isinstance(teacher, ClassifierTeacher):
             raise ValueError(
                 f"{reason}, but the teacher {teacher.name_or_path!r} has no classifier: "
                 f"choose a checkpoint that classifies (--teacher), as a ClassifierTeacher."
             )
-        if teacher.num_labels != self.student.config.num_labels:
+        names = [self.student.config.id2label[number] for number in range(self.student.config.num_labels)]
+        try:
+            numbers = match_classes(names, teacher.class_names, "the student", "the teacher")
+        except ValueError as error:
+            raise ValueError(f"{reason}, but {error}") from None
+        missing = [name for name, number in zip(names, numbers) if number is None]
+        if missing:
             raise ValueError(
-                f"{reason}, but the teacher has {teacher.num_labels} classes and the student "
-                f"{self.student.config.num_labels} (num_labels of student_config)."
+                f"{reason}, but the teacher does not know {listed(missing)} of the student's classes: it has "
+                f"{listed(teacher.class_names)}."
             )
+        teacher.answer_in(numbers)
 
     @property
     def encoder(self) -> PreTrainedModel:

@@ -19,7 +19,8 @@ from ...data import (
     ImageSource,
     ImageTransform,
     StreamingDistillationDataset,
-    load_images,
+    bank_and_queries,
+    open_split,
 )
 from ...students.presets import PRESETS, student_encoder_config
 from ...teachers import ClassifierTeacher, PatchTeacher
@@ -68,6 +69,9 @@ class Method(Settings):
     split: str = setting("train", "Split to train on.")
     image_column: str | None = setting(None, "Needed where several columns hold images.")
     label_column: str | None = setting(None, "Labels; needed where it is not plain.")
+    allow_remote_images: bool = setting(
+        False, "Open images that rows name by a URL or by a path outside of the dataset."
+    )
     streaming: bool = setting(False, "Read rows in order, without downloading first.")
     max_samples: int | None = setting(None, "Use at most so many images.", minimum=1)
 
@@ -108,25 +112,12 @@ class Method(Settings):
     @cached_property
     def source(self) -> ImageSource:
         """The training split."""
-        return self.open_split(self.split, self.max_samples, self.streaming)
+        return open_split(self, streaming=self.streaming)
 
     @cached_property
     def cache(self) -> TeacherCache | None:
         """What the teacher saw, where that was written down and is wanted."""
         return None if self.teacher_cache is None or not self.needs_teacher else open_cache(self.teacher_cache)
-
-    def open_split(self, split: str, samples: int | None, streaming: bool = False) -> ImageSource:
-        """At most `samples` rows of a split of the dataset."""
-        return load_images(
-            self.dataset,
-            split=split,
-            config_name=self.dataset_config,
-            revision=self.dataset_revision,
-            streaming=streaming,
-            image_column=self.image_column,
-            label_column=self.label_column,
-            max_samples=samples,
-        )
 
     def dataset_of(self, transform: ImageTransform, seed: int, skipped_log: Path | None, **settings) -> Dataset:
         """The training split through `transform`, streaming or not; `settings` are the dataset's."""
@@ -151,12 +142,17 @@ class Method(Settings):
         return ImageTransform(**defaults | settings)
 
     def evaluation_data(self, model: Distiller) -> tuple[Dataset, Dataset] | None:
-        """(bank, queries) of the kNN evaluation, None without `knn_split`."""
+        """(bank, queries) of the kNN evaluation, None without `knn_split`.
+
+        Raises:
+            ValueError: see `bank_and_queries`.
+        """
         if self.knn_split is None:
             return None
+        bank = open_split(self, samples_field="knn_bank_samples")
+        queries = open_split(self, "knn_split", "knn_query_samples")
         transform = self.crop(model, train=False)
-        splits = (self.split, self.knn_bank_samples), (self.knn_split, self.knn_query_samples)
-        return tuple(EvaluationDataset(self.open_split(*split), transform) for split in splits)
+        return tuple(EvaluationDataset(source, transform) for source in bank_and_queries(bank, queries))
 
     def student_config(self) -> PreTrainedConfig:
         """The student's config; a vision transformer's image size is set to that of the crops.

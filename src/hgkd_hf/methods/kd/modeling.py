@@ -107,7 +107,7 @@ class KDForImageClassification(ImageClassificationDistiller):
     def check_teacher(self, teacher: Teacher) -> None:
         """Raise `ValueError` if `teacher` has other classes, or a map of other width, than the objective compares."""
         if self.config.objective in ("kd", "dkd"):
-            self.check_teacher_classes(teacher, f"objective is {self.config.objective!r}")
+            self.match_teacher_classes(teacher, f"objective is {self.config.objective!r}")
         elif self.layers and teacher.hidden_sizes[-1] != self.config.teacher_hidden_size:
             raise ValueError(
                 f"the last of the teacher's hidden_sizes is {teacher.hidden_sizes[-1]}, but this model was built for "

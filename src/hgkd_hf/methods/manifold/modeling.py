@@ -108,7 +108,7 @@ class ManifoldDistillationForImageClassification(ImageClassificationDistiller):
                 f"this model was built for {tuple(config.teacher_layers)} (teacher_layers) and 'full'."
             )
         if config.alpha:
-            self.check_teacher_classes(teacher, f"alpha is {config.alpha}")
+            self.match_teacher_classes(teacher, f"alpha is {config.alpha}")
 
     def forward(
         self,

@@ -121,7 +121,7 @@ class MSDCRDForImageClassification(ImageClassificationDistiller):
                 f"selection is {config.selection!r}, but this teacher cannot classify regions: attach a "
                 f"ClassifierTeacher with one linear classifier, or set selection to 'all'."
             )
-        self.check_teacher_classes(teacher, f"selection is {config.selection!r}")
+        self.match_teacher_classes(teacher, f"selection is {config.selection!r}")
 
     @property
     def ramp(self) -> Tensor:

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from torch.utils.data import DataLoader, Dataset
 
-from ...data import DistillationDataset, ImageTransform, MultiCropTransform, StreamingDistillationDataset, collate
+from ...data import (
+    DistillationDataset,
+    ImageTransform,
+    MultiCropTransform,
+    StreamingDistillationDataset,
+    collate,
+    open_split,
+)
 from ...teachers import TeacherHead
 from ..base.method import Method
 from ..base.settings import setting
@@ -86,7 +93,7 @@ class RoBMethod(RoBSettings, Method):
             return
         kind = StreamingDistillationDataset if self.streaming else DistillationDataset
         count = min(self.prototype_samples, self.max_samples or self.prototype_samples)
-        source = self.open_split(self.split, count, self.streaming)
+        source = open_split(self, streaming=self.streaming, max_samples=count)
         images = kind(source, self.crop(model, train=False), seed=seed)
         model.fit_prototypes(DataLoader(images, batch_size=64, collate_fn=collate), seed=seed)
 

@@ -1,0 +1,89 @@
+"""A bank of labelled images that a probe looks up or learns from, and the queries that it classifies."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute
+
+from hgkd_hf.data.labels import align_classes, labelled
+from hgkd_hf.data.source import ImageSource
+
+logger = logging.getLogger(__name__)
+
+LOOKED_AT = 256
+# So much of the bank is read at most to find images of it again; only those of a query's size are.
+_MAX_BYTES = 2**30
+# Some data sets have a few images in both splits. A greater share is a mistake.
+_REFUSED_SHARE = 0.5
+
+
+def bank_and_queries(bank: ImageSource, queries: ImageSource) -> tuple[ImageSource, ImageSource]:
+    """Both without rows that have no label, and with the bank's classes in both.
+
+    Queries that are in the bank find themselves, so that their accuracy says nothing: a few are logged.
+
+    Raises:
+        ValueError: more than half of the queries looked at are in the bank, there are no labels, or the classes do
+            not match (see `align_classes`).
+    """
+    shared, looked_at = shared_images(bank, queries)
+    where = f"split {queries.split!r} are among those of split {bank.split!r} of {bank.name!r}"
+    if shared > _REFUSED_SHARE * looked_at:
+        raise ValueError(
+            f"{shared} of {looked_at} images of {where}, where each would find itself: choose another "
+            f"{queries.flags.split}, or cut the split in two, such as {bank.flags.split} 'train[:90%]' and "
+            f"{queries.flags.split} 'train[90%:]'."
+        )
+    if shared:
+        logger.warning("%d of %d images looked at of %s, and find themselves there.", shared, looked_at, where)
+    bank = labelled(bank)
+    if bank.class_names is None:
+        return bank, labelled(queries)
+    return bank, align_classes(queries, bank.class_names, f"split {bank.split!r}")
+
+
+def shared_images(bank: ImageSource, queries: ImageSource) -> tuple[int, int]:
+    """How many of at most 256 evenly spread queries are images of the bank's split, by their bytes; and of how many.
+
+    The bank's split counts, not only the rows that were drawn from it. Images that are not in the dataset itself but
+    behind URLs are not compared.
+    """
+    count = min(queries.num_rows, LOOKED_AT)
+    rows = queries.dataset.select_columns([queries.image_column])
+    images = [rows[step * queries.num_rows // count][queries.image_column] or {} for step in range(count)]
+    files = [image.get("bytes") or _read(queries.access.file(image.get("path"))) for image in images]
+    sizes = {len(data) for data in files if data}
+    found, read = set(), 0
+    for data in _files_of_size(bank, sizes):
+        read += len(data)
+        if read > _MAX_BYTES:
+            break
+        found.add(_digest(data))
+    return sum(_digest(data) in found for data in files if data), count
+
+
+def _files_of_size(source: ImageSource, sizes: set[int]) -> Iterator[bytes]:
+    """The image files in a source's table that have one of these sizes."""
+    for chunk in source.dataset.data.column(source.image_column).chunks:
+        lengths = np.asarray(pyarrow.compute.binary_length(chunk.field("bytes")).fill_null(-1))
+        for index in np.flatnonzero(np.isin(lengths, list(sizes))):
+            yield chunk[int(index)]["bytes"].as_py()
+        paths = chunk.field("path")
+        for index in np.flatnonzero(lengths < 0):
+            file = source.access.file(paths[int(index)].as_py())
+            if file and os.path.getsize(file) in sizes:
+                yield _read(file)
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _read(file: str | None) -> bytes | None:
+    return file and Path(file).read_bytes()
