@@ -218,6 +218,18 @@ def test_folder_shapes(tmp_path, shape, streaming):
         load_images(folder, split="other")
 
 
+@pytest.mark.parametrize("name", ["images", "here/images", "../images", "."])
+def test_a_folder_named_from_here(tmp_path, monkeypatch, name):
+    place = tmp_path / "there"
+    place.mkdir()
+    folder = build(place / name, "cat/0.png", "dog/0.png")
+    before = load_images(folder.resolve())
+    monkeypatch.chdir(place)
+    source = load_images(name)
+    assert [source.decode(row).size for row in source.dataset] == [(6, 5)] * 2
+    assert source.fingerprint == before.fingerprint
+
+
 @pytest.mark.parametrize(
     ("name", "split"),
     [

@@ -7,7 +7,6 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import datasets
 from datasets import Dataset, Image, IterableDataset
@@ -95,37 +94,6 @@ def load_images(
     )
 
 
-def open_split(
-    settings: Any,
-    split_field: str = "split",
-    samples_field: str = "max_samples",
-    labels_field: str = "label_column",
-    **options: Any,
-) -> ImageSource:
-    """Open the split that a command's settings name; errors name the flags of that command.
-
-    Args:
-        settings: has `dataset`, `dataset_config`, `dataset_revision`, `image_column`, `allow_remote_images` and the
-            fields below.
-        split_field, samples_field, labels_field: names of the fields that hold these arguments of `load_images`.
-        options: further arguments of `load_images`; they win.
-
-    Raises:
-        ValueError: as `load_images`.
-    """
-    arguments = {
-        "split": getattr(settings, split_field),
-        "config_name": settings.dataset_config,
-        "revision": settings.dataset_revision,
-        "image_column": settings.image_column,
-        "label_column": getattr(settings, labels_field),
-        "max_samples": getattr(settings, samples_field),
-        "allow_remote_images": settings.allow_remote_images,
-        "flags": Flags(split=f"--{split_field}", max_samples=f"--{samples_field}", label_column=f"--{labels_field}"),
-    }
-    return load_images(settings.dataset, **arguments | options)
-
-
 def _open(
     name: str, split: str, config_name: str | None, revision: str | None, streaming: bool, flags: Flags
 ) -> tuple[Dataset | IterableDataset, ImageAccess]:
@@ -156,7 +124,7 @@ def _open(
         saved = datasets.load_from_disk(str(path))
         splits = saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
         return select_split(splits, name, split, streaming, flags), access
-    splits = open_image_folder(path, name, flags) if config_name is None else None
+    splits = open_image_folder(Path(folder), name, flags) if config_name is None else None
     if splits is not None:
         return select_split(splits, name, split, streaming, flags), replace(access, roots=None)
     return load_split({"path": str(path), "name": config_name}, name, split, streaming, flags), access
