@@ -7,6 +7,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 from datasets import Dataset, Image, IterableDataset
@@ -92,6 +93,37 @@ def load_images(
         classes=classes,
         flags=flags,
     )
+
+
+def open_split(
+    settings: Any,
+    split_field: str = "split",
+    samples_field: str = "max_samples",
+    labels_field: str = "label_column",
+    **options: Any,
+) -> ImageSource:
+    """Open the split that a command's settings name; errors name the flags of that command.
+
+    Args:
+        settings: has `dataset`, `dataset_config`, `dataset_revision`, `image_column`, `allow_remote_images` and the
+            fields below.
+        split_field, samples_field, labels_field: names of the fields that hold these arguments of `load_images`.
+        options: further arguments of `load_images`; they win.
+
+    Raises:
+        ValueError: as `load_images`.
+    """
+    arguments = {
+        "split": getattr(settings, split_field),
+        "config_name": settings.dataset_config,
+        "revision": settings.dataset_revision,
+        "image_column": settings.image_column,
+        "label_column": getattr(settings, labels_field),
+        "max_samples": getattr(settings, samples_field),
+        "allow_remote_images": settings.allow_remote_images,
+        "flags": Flags(split=f"--{split_field}", max_samples=f"--{samples_field}", label_column=f"--{labels_field}"),
+    }
+    return load_images(settings.dataset, **arguments | options)
 
 
 def _open(
