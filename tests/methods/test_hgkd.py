@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForPreTraining, ViTMAEConfig, ViTMAEForPreTraining
 
 from hgkd_hf import HGKDConfig, HGKDForPreTraining, PatchTeacher, SparseUNetConfig, SparseUNetModel
+from hgkd_hf.hub.papers import METHOD_NOTES
 from hgkd_hf.methods.hgkd import aligned_teacher_image_size
 from hgkd_hf.sparse.masking import random_cell_mask
 
@@ -276,3 +277,10 @@ def test_another_teacher_is_refused(hgkd, vit):
 def test_feature_term_without_known_teacher(student_config):
     with pytest.raises(ValueError, match="no teacher_hidden_sizes are known"):
         HGKDForPreTraining(HGKDConfig(student_config=student_config, image_size=64))
+
+
+def test_the_card_tells_which_positions_are_predicted():
+    """By default every one is."""
+    assert HGKDConfig().positions == "all"
+    assert "hidden" not in METHOD_NOTES["hgkd"].summary
+    assert "hidden" in METHOD_NOTES["spark"].summary

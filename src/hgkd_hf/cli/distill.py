@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> dict:
         settings,
         goes_on=args.resume,
         allow_changes=training.allow_changes,
-        earlier=args.before,
+        earlier=args.earlier(),
         write=training.process_index == 0 and not args.dry_run,
     )
     if args.dry_run:

@@ -15,6 +15,8 @@ from typing import Any, get_type_hints
 import yaml
 from transformers import HfArgumentParser
 
+from ..methods.base import Settings
+
 RECIPE_FILE = "recipe.yaml"  # in a run's folder
 # Settings that say how a command is to go on, not what a run is.
 _OF_THE_COMMAND = ("resume", "dry_run")
@@ -139,7 +141,8 @@ def _settled_before(instances: Sequence[Any], arguments: list[str]) -> list[str]
         return []
     recorded = read_recipe(path)
     settled = {name: recorded[name] for name in getattr(training, "auto", ()) if recorded.get(name, "auto") != "auto"}
-    for name, value in (item for part in instances for item in getattr(part, "before", {}).items()):
+    earlier = (part.before() for part in instances if isinstance(part, Settings))
+    for name, value in (item for values in earlier for item in values.items()):
         if name not in recorded and recipe_value(name, arguments) is None:
             settled[name] = value
     return [f"--{name}={value}" for name, value in settled.items()]

@@ -24,9 +24,13 @@ def feature_std(features: Tensor) -> float:
     """Spread of features (N, D): the mean over dimensions of the std of L2-normalised rows, times sqrt(D).
 
     About 1 where directions are spread evenly, 0 where all rows have one direction: the collapse measure of SimSiam
-    (Chen & He 2021, arXiv:2011.10566, section 4.1).
+    (Chen & He 2021, arXiv:2011.10566, section 4.1). Pooled features of most CNNs are not negative, so
+    that theirs is far below 1 without any collapse: compare it with that of the same network before training.
+    Measured on CIFAR-10: untrained ResNet-10, -18, -50, -152 0.18, 0.12, 0.05, 0.003, ConvNeXt V2 0.92; trained
+    students 0.14 (H-GKD, ResNet-18) to 0.64 (MSDCRD, ResNet-10).
     """
-    unit = F.normalize(_matrix(features, "features"), dim=1)
+    features = _matrix(features, "features")
+    unit = F.normalize(features, dim=1, eps=torch.finfo(features.dtype).tiny)  # an untrained network's may be 1e-20
     return (unit.std(0, correction=0).mean() * unit.shape[1] ** 0.5).item()
 
 

@@ -57,7 +57,7 @@ METHOD_NOTES = {
     "hgkd": MethodNote(
         "H-GKD",
         "It saw only some cells of each image, by sparse convolution, and learned to predict the features that a "
-        "frozen vision transformer has at the hidden ones, without labels.",
+        "frozen vision transformer has of the image, without labels.",
         ABSTRACT,
         Paper(
             "wang2023hgkd",

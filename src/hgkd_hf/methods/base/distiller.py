@@ -58,7 +58,7 @@ class DistillerConfig(Settings, PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """As every config's; a setting that the dict is too old to know has the value of `before`."""
-        return super().from_dict(cls.before | config_dict, **kwargs)
+        return super().from_dict(cls.before() | config_dict, **kwargs)
 
     @classmethod
     def for_teacher(cls, teacher: Teacher, student_config: PreTrainedConfig, **fields: Any) -> Self:

@@ -236,6 +236,12 @@ class Method(Settings):
             settings |= {"teacher_cache": self.cache.digest, "teacher_weights": self.cache.info.teacher_weights}
         return settings
 
+    @classmethod
+    def earlier(cls) -> dict[str, Any]:
+        """The identity's settings as a run of before they existed has them: its `before`, else the default."""
+        known = asdict(cls(dataset="")) | cls.before()
+        return {name: value for name, value in known.items() if name not in _CHANGE_NOTHING}
+
     def describe(self, model: Distiller) -> dict[str, str]:
         """The start summary: what the run is, one fact an entry."""
         images = "streaming" if self.source.num_rows is None else f"{self.source.num_rows:,} images"

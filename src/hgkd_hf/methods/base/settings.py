@@ -8,7 +8,7 @@ from functools import lru_cache
 from numbers import Real
 from operator import ge, gt, le, lt
 from types import UnionType
-from typing import Any, ClassVar, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 _LIMITS = {
     "minimum": (ge, "at least"),
@@ -19,21 +19,23 @@ _LIMITS = {
 
 
 class SettingHelp(str):
-    """A setting's help text, which carries its limits along: `HfArgumentParser` takes no other metadata of a field."""
+    """A setting's help text, which carries the rest along: `HfArgumentParser` takes no other metadata of a field."""
 
     limits: dict[str, float]
+    before: Any
 
 
-def setting(default: Any = MISSING, help: str = "", **limits: float) -> Any:
+def setting(default: Any = MISSING, help: str = "", *, before: Any = MISSING, **limits: float) -> Any:
     """A field of a settings dataclass; its type hint decides how it is parsed, a `Literal` which values there are.
 
     Args:
         default: its default, a list for a setting with several values; none: the setting must be given.
         help: one sentence, of the command line and the docs.
+        before: what runs and configs did that were written before the setting existed, if not its default.
         limits: `minimum` or `above`, and `maximum` or `below`: of the number, or of each number of a list.
     """
     text = SettingHelp(help)
-    text.limits = limits
+    text.limits, text.before = limits, before
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata={"help": text})
     return field(default=default, metadata={"help": text})
@@ -45,12 +47,7 @@ class Settings:
 
     A method's settings are one dataclass; its config (`KDConfig(KDSettings, DistillerConfig)`) and its command
     (`KDMethod(KDSettings, Method)`) take the fields, and `check`, from it.
-
-    Attributes:
-        before: what runs and configs that were written before a setting existed did, by the setting's name.
     """
-
-    before: ClassVar[dict[str, Any]] = {}
 
     @property
     def title(self) -> str:
@@ -61,6 +58,13 @@ class Settings:
     def needs_teacher(self) -> bool:
         """Whether these settings learn from a teacher."""
         return True
+
+    @classmethod
+    def before(cls) -> dict[str, Any]:
+        """What runs and configs did that were written before a setting existed, where it is not its default."""
+        helps = {item.name: item.metadata.get("help") for item in fields(cls)}
+        known = {name: help.before for name, help in helps.items() if isinstance(help, SettingHelp)}
+        return {name: value for name, value in known.items() if value is not MISSING}
 
     def check(self) -> None:
         """Raise `ValueError` for a value out of its limits; methods add what does not go together."""

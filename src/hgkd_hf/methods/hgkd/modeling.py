@@ -1,4 +1,4 @@
-"""H-GKD: a sparse CNN sees the visible cells of an image and predicts what a frozen ViT makes of the hidden ones.
+"""H-GKD: a sparse CNN sees the visible cells of an image and predicts what a frozen ViT makes of the whole.
 
 Our independent reading of the abstract of arXiv 2309.09571; what it does not say follows SparK (2301.03580) and the
 generic stage of G2SD, or is a field of `HGKDConfig`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from ...objectives.feature_regression import FeatureLoss, TargetNormKind
 from ..base.settings import Settings, setting
@@ -16,8 +16,6 @@ class HGKDSettings(Settings):
     Without the feature term (`feature_weight=0, pixel_weight=1, decoder="full"`) this is SparK (arXiv:2301.03580).
     """
 
-    before: ClassVar[dict[str, Any]] = {"target_norm": "layer-norm", "low_resolution_share": 0.0}
-
     teacher_input: Literal["full", "masked"] = setting(
         "full", "What the teacher sees: the whole crop, or the visible cells, from which it infers the others."
     )
@@ -26,7 +24,9 @@ class HGKDSettings(Settings):
     loss: FeatureLoss = setting("smooth-l1", "Distance of predicted and normalised target features.")
     smooth_l1_beta: float = setting(2.0, "Where smooth-l1 turns linear.", above=0)
     target_norm: TargetNormKind = setting(
-        "standardize", "Of the teacher's features: each channel, each position (layer-norm), or none."
+        "standardize",
+        "Of the teacher's features: each channel, each position (layer-norm), or none.",
+        before="layer-norm",
     )
     positions: Literal["all", "masked", "visible"] = setting(
         "all", "Which positions are predicted: all, the hidden or the visible ones."
