@@ -48,7 +48,8 @@ class Demo:
         if images:
             self.images = DistillationDataset(load_images(images, max_samples=samples), self.transform, seed=0)
             loader = DataLoader(self.images, batch_size=32, collate_fn=collate)
-            self.bank = extract_features(partial(pooled_features, self.encoder), loader, "cpu", module=self.encoder)
+            features = extract_features(partial(pooled_features, self.encoder), loader, "cpu", module=self.encoder)
+            self.bank = features.each_once()
 
     @torch.no_grad()
     def look(self, upload: str | None, mask_ratio: float, seed: int) -> tuple[list, list]:
@@ -64,7 +65,7 @@ class Demo:
         if self.bank is None:
             return pictures, []
         found = nearest(self.bank, Features(pooled_features(self.encoder, pixels)), 8)[0].tolist()
-        return pictures, [(self.picture_of(row), f"{place}.") for place, row in enumerate(found, 1)]
+        return pictures, [(self.picture_of(self.bank.row(i)), f"{place}.") for place, i in enumerate(found, 1)]
 
     def picture_of(self, row: int) -> np.ndarray:
         """An image of the searched ones."""

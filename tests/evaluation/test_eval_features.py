@@ -123,3 +123,18 @@ def test_a_map_without_pooler_is_averaged_over_space():
 
     pixel_values = next(batches())["pixel_values"]
     assert torch.equal(pooled_features(Map(), pixel_values), pixel_values.mean((2, 3)))
+
+
+def test_an_image_that_comes_twice_counts_once():
+    """In place of one that cannot be read, a dataset gives the next; processes share out the rows."""
+    rows = torch.tensor([1, 1, 2, 4, 4, 0])  # rows 0 and 3 were bad: the next came, at the end the first good again
+    batches = [{"pixel_values": rows.float().view(-1, 1, 1, 1), "labels": rows % 2, "sample_index": rows}]
+    features = extract_features(lambda pixels: pixels.flatten(1), batches, "cpu")
+    assert features.rows.tolist() == rows.tolist()
+    once = features.each_once()
+    assert once.rows.tolist() == once.features[:, 0].tolist() == [0, 1, 2, 4]
+    assert once.labels.tolist() == [0, 1, 0, 0]
+    assert [once.row(index) for index in range(4)] == [0, 1, 2, 4]
+    plain = Features(torch.eye(3))
+    assert plain.each_once() is plain
+    assert plain.row(2) == 2

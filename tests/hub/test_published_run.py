@@ -52,7 +52,7 @@ def teacher_and_data(hub: HubServer, tmp_path: Path) -> None:
     (tmp_path / "teacher" / "README.md").write_text("---\nlicense: mit\n---\n")
     features = Features({"image": Image(), "label": ClassLabel(names=["a", "b"])})
     for split, count in (("train", 16), ("test", 8)):
-        pictures = [Pil.new("RGB", (64, 64), (40 * (i % 2), 9 * i, 100)) for i in range(count)]
+        pictures = [Pil.new("RGB", (64, 64), (40 * (i % 2), 9 * i, 100 + count)) for i in range(count)]
         rows = {"image": pictures, "label": [i % 2 for i in range(count)]}
         (tmp_path / "dots" / "data").mkdir(parents=True, exist_ok=True)
         Dataset.from_dict(rows, features).to_parquet(tmp_path / "dots" / "data" / f"{split}.parquet")

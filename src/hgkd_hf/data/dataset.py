@@ -163,6 +163,11 @@ class DistillationDataset(_Samples, torch.utils.data.Dataset):
         """Share of the rows that workers of this process have found bad so far."""
         return self._bad.sum().item() / len(self)
 
+    @property
+    def num_usable(self) -> int:
+        """Number of rows, but for those that workers of this process have found bad so far."""
+        return len(self) - self.num_skipped
+
     def __getitem__(self, index: int) -> dict[str, Tensor | int]:
         """Read a sample.
 

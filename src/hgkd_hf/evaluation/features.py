@@ -1,5 +1,7 @@
 """One feature vector an image, taken from a frozen model."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ class Features:
     Attributes:
         features: (N, D) float32 on the CPU, all finite.
         labels: (N,) long on the CPU, or None.
+        rows: (N,) long on the CPU, the row of each image in its dataset, or None: they are the rows in order.
 
     Raises:
         ValueError: if a shape does not fit, or a feature is NaN or infinite.
@@ -22,6 +25,7 @@ class Features:
 
     features: Tensor
     labels: Tensor | None = None
+    rows: Tensor | None = None
 
     def __post_init__(self):
         if self.features.ndim != 2:
@@ -34,6 +38,19 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def row(self, index: int) -> int:
+        """The row in its dataset of an image."""
+        return index if self.rows is None else int(self.rows[index])
+
+    def each_once(self) -> Features:
+        """Every image once, by rows: a dataset gives the next image in place of one that cannot be read."""
+        if self.rows is None:
+            return self
+        order = self.rows.argsort(stable=True)
+        rows = self.rows[order]
+        order = order[torch.cat([rows.new_ones(1, dtype=torch.bool), rows[1:] != rows[:-1]])]
+        return Features(self.features[order], None if self.labels is None else self.labels[order], self.rows[order])
 
 
 @contextmanager
@@ -59,12 +76,12 @@ def extract_features(
 ) -> Features:
     """Run `model_fn` over a dataloader, without gradients and in evaluation mode.
 
-    Only the batches of this process are seen; labels are kept if the batches have them.
+    Only the batches of this process are seen; labels and rows are kept if the batches have them.
 
     Args:
         model_fn: maps `pixel_values` (B, 3, H, W) on `device` to features (B, D). For a stock model:
             `extract_features(partial(pooled_features, model), dataloader, device, module=model)`.
-        dataloader: yields dicts with `pixel_values` (B, 3, H, W) and, optionally, `labels` (B,).
+        dataloader: yields dicts with `pixel_values` (B, 3, H, W) and, optionally, `labels` and `sample_index` (B,).
         device: where `model_fn` expects its input.
         module: what to put in evaluation mode for the duration; `model_fn` itself if that is a module.
 
@@ -74,7 +91,7 @@ def extract_features(
     if module is None:
         # An empty module stands in for a plain function, whose mode is its own affair.
         module = model_fn if isinstance(model_fn, nn.Module) else nn.Module()
-    features, labels = [], []
+    features, found = [], {"labels": [], "sample_index": []}
     with eval_mode(module):
         for batch in dataloader:
             pixel_values = batch["pixel_values"].to(device)
@@ -83,8 +100,9 @@ def extract_features(
                 got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise ValueError(f"model_fn returned {got}, expected a tensor of shape ({len(pixel_values)}, D).")
             features.append(output.float().cpu())
-            if batch.get("labels") is not None:
-                labels.append(torch.as_tensor(batch["labels"]).long().cpu())
+            for name, values in found.items():
+                if batch.get(name) is not None:
+                    values.append(torch.as_tensor(batch[name]).long().cpu())
     if not features:
         raise ValueError("dataloader yielded no batch: there is nothing to extract features from.")
-    return Features(torch.cat(features), torch.cat(labels) if labels else None)
+    return Features(torch.cat(features), *(torch.cat(values) if values else None for values in found.values()))

@@ -40,11 +40,11 @@ class ProtocolSettings:
 def image_set_features(
     model: nn.Module, source: ImageSource, transform: ImageTransform, batch_size: int = 128, num_workers: int = 0
 ) -> Features:
-    """The pooled features of a stock model on a labelled split, on the model's device."""
+    """The pooled features of a stock model of all readable images of a labelled split, on the model's device."""
     dataset = EvaluationDataset(source, transform)
     loader = DataLoader(dataset, batch_size, collate_fn=collate, num_workers=num_workers)
     device = next(model.parameters()).device
-    return extract_features(partial(pooled_features, model), loader, device, module=model)
+    return extract_features(partial(pooled_features, model), loader, device, module=model).each_once()
 
 
 def run_protocols(

@@ -106,7 +106,7 @@ class FineTuningTrainer(BaseTrainer):
         return metrics
 
     def predict_all(self, dataset: Dataset) -> list[tuple]:
-        """(prediction, reference) of every image, in every process."""
+        """(prediction, reference) of every readable image, in every process."""
         model, world = self.evaluated_model, self.args.world_size
         loader = DataLoader(
             Subset(dataset, range(self.args.process_index, len(dataset), world)),
@@ -115,11 +115,12 @@ class FineTuningTrainer(BaseTrainer):
             collate_fn=self.task.collate,
             worker_init_fn=outlive_signal,
         )
-        pairs = []
+        pairs: dict[int, tuple] = {}  # by row: in place of an unreadable image comes the next again
         with eval_mode(model), torch.no_grad(), self.compute_loss_context_manager():
             for batch in loader:
-                pairs += self.task.predict(model, self._prepare_inputs(batch))
-        return pairs if world == 1 else gather_object(pairs)
+                rows = batch["sample_index"].tolist()
+                pairs |= zip(rows, self.task.predict(model, self._prepare_inputs(batch)), strict=True)
+        return list(pairs.values() if world == 1 else dict(gather_object(list(pairs.items()))).values())
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """As its parent, and the averaged weights in a file of their own."""

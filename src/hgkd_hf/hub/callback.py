@@ -15,6 +15,8 @@ import torch
 from torch.utils.data import Dataset
 from transformers import PreTrainedConfig, TrainerCallback
 
+from ..data import DistillationDataset
+from ..evaluation import Features
 from ..methods.base import DistillerConfig
 from ..version import __version__
 from .folder import describe_model, warn_only
@@ -80,6 +82,8 @@ class CardCallback(TrainerCallback):
         if state.is_world_process_zero and state.global_step:
             seconds = self._seconds_before + time.perf_counter() - self._start
             images = state.global_step * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+            if "images" in self.card.data and isinstance(self.train_dataset, DistillationDataset):
+                self.card.data["images"] = self.train_dataset.num_usable
             self.card.run |= {
                 "steps": state.global_step,
                 "images_seen": images,
@@ -87,7 +91,7 @@ class CardCallback(TrainerCallback):
                 "images_per_second": round(images / seconds, 1),
             }
 
-    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+    def on_evaluate(self, args, state, control, metrics=None, features=None, **kwargs):
         """Figures: those of `before_...` are the network's as it started, others the student's."""
         if not state.is_world_process_zero:
             return
@@ -96,14 +100,14 @@ class CardCallback(TrainerCallback):
                 prefix, _, metric = key.partition("_")
                 if metric in METRICS:
                     self.card.results.setdefault(BEFORE if prefix == "before" else STUDENT, {})[metric] = value
-            self.card.protocol |= self._protocol(args)
+            self.card.protocol |= self._protocol(args, features)
             self.save(args)
 
-    def _protocol(self, args: Any) -> dict[str, str]:
-        if self.knn_datasets is None:
+    def _protocol(self, args: Any, features: tuple[Features, Features] | None) -> dict[str, str]:
+        if features is None:
             return {}
-        bank, queries = self.knn_datasets
-        splits = [getattr(getattr(data, "source", None), "split", "the data") for data in (bank, queries)]
+        bank, queries = features
+        splits = [getattr(getattr(data, "source", None), "split", "the data") for data in self.knn_datasets]
         neighbours = min(args.knn_k, len(bank))
         classified = f"{len(queries):,} images of {splits[1]}"
         return {

@@ -46,16 +46,17 @@ def evaluation_figures(
         if has_feature_scales(encoder.config):
             figures["features"] = features_figure(encoder.cpu(), pixels, mean, std)
     bank, queries = evaluated
-    rows = torch.linspace(0, len(queries) - 1, min(QUERIES, len(queries))).long()  # not all of one class
-    queries = Features(queries.features[rows], None if queries.labels is None else queries.labels[rows])
+    chosen = torch.linspace(0, len(queries) - 1, min(QUERIES, len(queries))).long()  # not all of one class
+    asked = [queries.row(index) for index in chosen.tolist()]
+    queries = Features(queries.features[chosen], None if queries.labels is None else queries.labels[chosen])
     neighbours = nearest(bank, queries, NEIGHBOURS)
 
     def picture(dataset: EvaluationDataset, index: int) -> torch.Tensor:
         return unnormalise(dataset[index]["pixel_values"][None], mean, std)[0]
 
-    found = {index: picture(datasets[0], index) for index in neighbours.unique().tolist()}
-    asked = [picture(datasets[1], index) for index in rows.tolist()]
-    figures["most-alike"] = neighbours_figure(bank, queries, found, asked, neighbours)
+    found = {index: picture(datasets[0], bank.row(index)) for index in neighbours.unique().tolist()}
+    pictures = [picture(datasets[1], row) for row in asked]
+    figures["most-alike"] = neighbours_figure(bank, queries, found, pictures, neighbours)
     return figures
 
 

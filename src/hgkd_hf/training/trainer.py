@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
@@ -73,11 +72,11 @@ class DistillationTrainer(BaseTrainer):
     def extract(self, dataset: Dataset, function: str = "image_features") -> Features:
         """What a `function` of the model gives for a labelled dataset: by default the student's features.
 
-        The dataset is shared out among the processes; each gets all of the results.
+        The dataset is shared out among the processes; each gets all of the results, one for every readable image.
         """
         model = self.accelerator.unwrap_model(self.model)
         rank, world = self.args.process_index, self.args.world_size
-        # Every process reads equally many, the last ones anew from the start, which is cut off again.
+        # Every process reads equally many, the last ones anew from the start.
         count = -(-len(dataset) // world)
         share = Subset(dataset, [(rank + step * world) % len(dataset) for step in range(count)])
         loader = DataLoader(
@@ -90,10 +89,6 @@ class DistillationTrainer(BaseTrainer):
         with self.compute_loss_context_manager():
             part = extract_features(getattr(model, function), loader, self.args.device, module=model)
         if world == 1:
-            return part
-
-        def gather(values: Tensor) -> Tensor:  # (count, ...) of each process to (len(dataset), ...) in order
-            gathered = self.accelerator.gather(values.to(self.args.device)).view(world, count, *values.shape[1:])
-            return gathered.transpose(0, 1).flatten(0, 1)[: len(dataset)].cpu()
-
-        return Features(gather(part.features), gather(part.labels))
+            return part.each_once()
+        parts = (part.features, part.labels, part.rows)
+        return Features(*(self.accelerator.gather(p.to(self.args.device)).cpu() for p in parts)).each_once()
