@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,28 +19,14 @@ from ..training.arguments import DistillationArguments
 from ..training.base import BaseTrainer
 from ..training.callbacks import outlive_signal
 from .layer_decay import decay_learning_rates
+from .settings import FineTuningSettings
 
 AVERAGED_WEIGHTS = "averaged_weights.safetensors"
 
 
 @dataclass
-class FineTuningArguments(DistillationArguments):
-    """`TrainingArguments` with the defaults of fine-tuning; learning rates scale as in `DistillationArguments`."""
-
-    layer_decay: float = field(
-        default=1.0, metadata={"help": "Learning rate of each coarser-to-finer scale of the encoder, times this."}
-    )
-    ema_decay: float | None = field(
-        default=None, metadata={"help": "Evaluate and keep the moving average of the weights with this decay."}
-    )
-    base_learning_rate: float = field(
-        default=1e-3, metadata={"help": "Learning rate for 256 images a step; scaled by the real number."}
-    )
-    output_dir: str = field(default="runs/finetuning", metadata={"help": "The run's folder."})
-    adam_beta2: float = field(default=0.999, metadata={"help": "Decay of AdamW's second moment."})
-    # Labels are there: nothing is evaluated by neighbours.
-    knn_k: int = field(default=20, init=False)
-    knn_temperature: float = field(default=0.07, init=False)
+class FineTuningArguments(FineTuningSettings, DistillationArguments):
+    """`DistillationArguments` with the fields and defaults of `FineTuningSettings`."""
 
     def __post_init__(self):
         if not 0 < self.layer_decay <= 1:
