@@ -76,7 +76,7 @@ def check(path, text):
     ended = None
     path.write_text(text, encoding="utf-8", errors="surrogatepass")
     try:
-        args, _ = parse_method((DistillationArguments,), ["--recipe", str(path), "--output_dir", str(path.parent)])
+        args, _ = parse_method(["--recipe", str(path), "--output_dir", str(path.parent)])
         if args.method == "hgkd" and args.teacher is None:
             args.build_model()
         assert not args.source  # there is none at /nowhere

@@ -19,7 +19,6 @@ from transformers import AutoModel, ResNetConfig, ResNetModel, ViTConfig, ViTMod
 from hgkd_hf.cli.choices import parse_method
 from hgkd_hf.hub import PushError, StudentCard, readme, student_image_processor, write_student_folder
 from hgkd_hf.hub.pull import pull_run
-from hgkd_hf.training.trainer import DistillationArguments
 
 from .server import HubServer
 from .store import OTHER, WRITER
@@ -153,7 +152,7 @@ def test_train_push_load_run_the_snippet_and_go_on(hub: HubServer, teacher_and_d
         "dataset": shas["dots"],
     }
     (tmp_path / "recipe.yaml").write_bytes(tree["recipe.yaml"].data)
-    again, training = parse_method((DistillationArguments,), ["--recipe", str(tmp_path / "recipe.yaml")])
+    again, training = parse_method(["--recipe", str(tmp_path / "recipe.yaml")])
     assert (again.teacher, again.dataset, again.image_size, training.max_steps) == (
         *("alice/teacher", "alice/dots", 64, 4),
     )

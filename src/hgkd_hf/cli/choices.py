@@ -3,27 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from ..finetuning import TASKS, FineTuningArguments
+from ..finetuning import TASKS
+from ..finetuning.settings import FineTuningSettings
 from ..methods.registry import METHODS
+from ..training.settings import TrainingSettings
+from .parser import answer_help
 from .recipe import parse_recipe, recipe_value
+
+if TYPE_CHECKING:
+    from ..finetuning import FineTuningArguments, Task
+    from ..methods.base.method import Method
+    from ..training.arguments import DistillationArguments
 
 
 def parse_method(
-    types: Sequence[type] = (), arguments: Sequence[str] | None = None, description: str | None = None
-) -> tuple:
-    """Read recipe and flags into the settings of the method that they name (default: hgkd), and into `types`.
+    arguments: Sequence[str] | None = None, description: str | None = None
+) -> tuple[Method, DistillationArguments]:
+    """Read recipe and flags into the settings of the method that they name (default: hgkd), and of its training.
 
     Only the settings of that method are known: those of another are an error. See `parse_recipe`.
 
     Raises:
         ValueError: there is no such method.
     """
-    return parse_recipe((_chosen("method", METHODS, "hgkd", arguments), *types), arguments, description)
+    method = _chosen("method", METHODS, "hgkd", arguments)
+    answer_help((method, TrainingSettings), "distill", description, arguments)
+    from ..training.arguments import DistillationArguments
+
+    return parse_recipe((method, DistillationArguments), arguments, description, "distill")
 
 
-def parse_task(arguments: Sequence[str] | None = None, description: str | None = None) -> tuple:
-    """Read recipe and flags into the settings of the task that they name, and `FineTuningArguments`.
+def parse_task(
+    arguments: Sequence[str] | None = None, description: str | None = None
+) -> tuple[Task, FineTuningArguments]:
+    """Read recipe and flags into the settings of the task that they name, and of its training.
 
     Only the settings of that task are known: those of another are an error. See `parse_recipe`.
 
@@ -31,7 +46,10 @@ def parse_task(arguments: Sequence[str] | None = None, description: str | None =
         ValueError: there is no such task.
     """
     task = _chosen("task", TASKS, "image-classification", arguments)
-    return parse_recipe((task, FineTuningArguments), arguments, description)
+    answer_help((task, FineTuningSettings), "finetune", description, arguments)
+    from ..finetuning import FineTuningArguments
+
+    return parse_recipe((task, FineTuningArguments), arguments, description, "finetune")
 
 
 def _chosen(key: str, choices: Mapping[str, type], default: str, arguments: Sequence[str] | None) -> type:

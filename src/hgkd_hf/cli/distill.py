@@ -1,13 +1,13 @@
-"""Distil a teacher into a small student: H-GKD, RoB, manifold distillation, MSDCRD, and baselines.
+"""Distil a teacher into a small student: H-GKD, RoB, manifold distillation, MSDCRD and baselines.
 
-    accelerate launch training/distill.py --recipe training/recipes/hgkd_resnet50.yaml --dataset path/to/images
-    python training/distill.py --method rob --teacher facebook/dinov2-small --student resnet-18 --dataset ...
-    torchrun --nproc-per-node 2 training/distill.py --recipe ...
+    hgkd distill --teacher facebook/dinov2-base --student resnet-50 --dataset path/to/images --output_dir runs/mine
+    hgkd distill --method rob --teacher facebook/dinov2-small --student resnet-18 --dataset path/to/images
+    accelerate launch -m hgkd_hf.cli.distill --recipe training/recipes/hgkd_resnet50.yaml --dataset path/to/images
 
 `method` (hgkd, rob, manifold, msdcrd, kd) decides which settings there are: `--method rob --help` lists RoB's. Every
 key of a recipe is a flag, and flags win. The run's folder holds checkpoints, metrics.jsonl, summary.json and student/,
 a stock checkpoint for AutoModel.from_pretrained with its card. The same command with --resume goes on after a stop;
---push_to_hub --hub_model_id user/name publishes the student (training/publish.py does so later).
+--push_to_hub --hub_model_id user/name publishes the student (`hgkd publish` does so later).
 """
 
 from __future__ import annotations
@@ -18,34 +18,37 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-from torch.utils.data import Dataset
-from transformers import PreTrainedModel, set_seed
-
-from ..checkpoints.folders import list_checkpoints, newest_checkpoint
-from ..checkpoints.identity import check_same_run, has_begun
-from ..data import collate
-from ..data.skipped import SKIPPED_FILE, count_skipped
-from ..hub import StudentPublisher, find_source, student_image_processor
-from ..hub.folder import BEST_FOLDER, warn_only
-from ..methods.base.method import Method
-from ..report import ReportCallback, write_report
-from ..training.arguments import DistillationArguments
-from ..training.memory_estimate import estimate_memory, free_memory, gigabytes
-from ..training.trainer import DistillationTrainer
 from .choices import parse_method
 from .errors import run_script
 from .recipe import RECIPE_FILE, to_recipe
 
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+    from transformers import PreTrainedModel
+
+    from ..hub import StudentPublisher
+    from ..methods.base.method import Method
+    from ..training.arguments import DistillationArguments
+    from ..training.trainer import DistillationTrainer
+
 
 def main(arguments: list[str] | None = None) -> dict:
-    args, training = parse_method((DistillationArguments,), arguments, __doc__)
+    args, training = parse_method(arguments, __doc__)
+    from transformers import set_seed  # here and below: after --help is answered
+
+    from ..checkpoints.identity import check_same_run
+    from ..data import collate
+    from ..data.skipped import SKIPPED_FILE, count_skipped
+    from .resume import checkpoint_to_resume
+
     run = Path(training.output_dir)
     set_seed(training.seed)
     model = args.build_model()
     train = args.training_data(model, training.seed, None if args.dry_run else run / SKIPPED_FILE)
     knn_datasets = args.evaluation_data(model)
-    checkpoint = find_checkpoint(args, training)
+    checkpoint = checkpoint_to_resume(run, args.resume)
     if not args.dry_run:
         run.mkdir(parents=True, exist_ok=True)
     training.settle_batch_size(model, train, collate)
@@ -61,6 +64,7 @@ def main(arguments: list[str] | None = None) -> dict:
     if args.dry_run:
         return dry_run(args, training, model, train, knn_datasets)
     trainer, publisher = build_trainer(args, training, model, train, knn_datasets)
+    publisher.card.command = command_line(training, arguments)
     said = publisher.card.description
     if trainer.is_world_process_zero():
         (run / RECIPE_FILE).write_text(to_recipe(args, training))
@@ -84,21 +88,6 @@ def main(arguments: list[str] | None = None) -> dict:
     return summary
 
 
-def find_checkpoint(args: Method, training: DistillationArguments) -> Path | None:
-    """The checkpoint to go on from; a folder with checkpoints is not overwritten by accident.
-
-    None with --resume: the run was stopped before its first checkpoint, and begins anew.
-    """
-    run = Path(training.output_dir)
-    found = list_checkpoints(run)
-    if found and not args.resume:
-        raise ValueError(f"{run} holds {found[-1].name}: add --resume to go on, or choose another --output_dir.")
-    checkpoint = newest_checkpoint(run) if args.resume else None
-    if checkpoint is None and args.resume and (found or not has_begun(run)):
-        raise ValueError(f"--resume: there is no{' whole' if found else ''} checkpoint in {run} (--output_dir).")
-    return checkpoint
-
-
 def build_trainer(
     args: Method,
     training: DistillationArguments,
@@ -107,6 +96,10 @@ def build_trainer(
     knn_datasets: tuple[Dataset, Dataset] | None,
 ) -> tuple[DistillationTrainer, StudentPublisher]:
     """The trainer, and what publishes its student: it knows what the run is, and that the Hub would take it."""
+    from ..hub import StudentPublisher, find_source, student_image_processor
+    from ..report import ReportCallback
+    from ..training.trainer import DistillationTrainer
+
     config = model.config
     processor = student_image_processor(config.image_size, config.image_mean, config.image_std)
     trainer = DistillationTrainer(model, training, train, knn_datasets, processor)
@@ -117,7 +110,6 @@ def build_trainer(
     rows = args.describe(model) | {"training": f"{step}, learning rate {training.learning_rate:.2e}"}
     card = publisher.card
     card.description = rows | ({"auto": training.describe_auto()} if training.auto else {})
-    card.command = shlex.join(["accelerate", "launch", "training/distill.py", *sys.argv[1:]])
     card.add_settings(args)
     if args.student_pretrained:
         card.start = find_source(args.student, "model", args.student_revision)
@@ -134,6 +126,9 @@ def dry_run(
     knn_datasets: tuple[Dataset, Dataset] | None,
 ) -> dict:
     """Print what the run would be: recipe, networks, data, steps, memory. Its folder is left as it is."""
+    from ..data import collate
+    from ..training.memory_estimate import estimate_memory, free_memory, gigabytes
+
     recipe = to_recipe(args, training)
     memory = estimate_memory(model, train, collate, training.device, training.autocast_dtype)
     free = free_memory(training.device)
@@ -157,6 +152,14 @@ def dry_run(
     return {"steps": steps, "memory": memory.weights + memory.step(training.per_device_train_batch_size)}
 
 
+def command_line(training: DistillationArguments, arguments: list[str] | None) -> str:
+    """The command of this run, for its card."""
+    program = ["hgkd", "distill"]
+    if training.world_size > 1:
+        program = ["accelerate", "launch", "-m", "hgkd_hf.cli.distill"]
+    return shlex.join([*program, *(sys.argv[1:] if arguments is None else arguments)])
+
+
 def show(rows: dict[str, str]) -> None:
     """Print what a run is, one fact a line."""
     print("\n".join(f"{name:>10}: {value}" for name, value in rows.items()), flush=True)
@@ -171,6 +174,9 @@ def finish(
     summary: dict,
 ) -> None:
     """Write the student's folder and the summary, and say where everything lies."""
+    from ..hub.folder import BEST_FOLDER, warn_only
+    from ..report import write_report
+
     student = publisher.export_student()
     best = trainer.state.best_model_checkpoint
     # Of a run that was fetched from the Hub, the best may lie elsewhere.

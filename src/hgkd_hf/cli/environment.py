@@ -1,4 +1,7 @@
-"""What a bug report should say of the machine: `python -m hgkd_hf.cli.environment`."""
+"""Print versions, machine and settings for a bug report; no secrets.
+
+hgkd environment
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,9 @@ import platform
 import re
 from importlib.metadata import PackageNotFoundError, requires, version
 
-import psutil
-import torch
-
-from ..hub.callback import commit_of_package, processor_name
-from ..hub.privacy import public
-from ..sparse import BACKENDS
-from ..training.arguments import available_cores, has_native_bf16
-from ..training.memory_estimate import gigabytes
 from ..version import __version__
+from .errors import run_script
+from .parser import plain_parser
 
 # Only these are shown, so that no variable that holds a secret ever is.
 VARIABLES = (
@@ -27,8 +24,21 @@ VARIABLES = (
 )
 
 
+def main(arguments: list[str] | None = None) -> None:
+    plain_parser("environment", __doc__).parse_args(arguments)
+    print("\n".join(f"{name}: {value}" for name, value in environment_report().items()))
+
+
 def environment_report() -> dict[str, str]:
-    """What is here, (name, value) in words: versions, machine, devices, sparse backends, settings. No secrets."""
+    """Versions, machine, devices, sparse backends and settings by name; no secrets."""
+    import psutil  # here, after --help is answered
+
+    from ..hub.callback import commit_of_package, processor_name
+    from ..hub.privacy import public
+    from ..sparse import BACKENDS
+    from ..training.arguments import available_cores, has_native_bf16
+    from ..training.memory_estimate import gigabytes
+
     report = {"hgkd_hf": f"{__version__} {commit_of_package()}".strip(), "Python": platform.python_version()}
     report |= {name: installed(name) for name in packages()}
     report["platform"] = platform.platform()
@@ -57,6 +67,8 @@ def installed(name: str) -> str:
 
 def accelerators() -> list[str]:
     """The devices other than the CPU."""
+    import torch
+
     if not torch.accelerator.is_available():
         return []
     backend = torch.get_device_module(torch.accelerator.current_accelerator())
@@ -71,4 +83,4 @@ def is_there(backend: str) -> bool:
 
 
 if __name__ == "__main__":
-    print("\n".join(f"{name}: {value}" for name, value in environment_report().items()))
+    run_script(main)

@@ -6,19 +6,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import torch
 
-from ..checkpoints.folders import RunStopped
-from ..data.reading import StreamError
-from ..hub import PushError
-
-EXPECTED = (ValueError, FileNotFoundError, PermissionError, ConnectionError, RunStopped, StreamError, PushError)
-
-
-def run_script(main: Callable[[], Any]) -> None:
-    """Call `main`; an expected error becomes `error: <its sentence>` and exit code 1."""
+def run_script(main: Callable[..., Any], *arguments: Any) -> None:
+    """Call `main` with `arguments`; an expected error becomes `error: <its sentence>` and exit code 1."""
     try:
-        main()
+        main(*arguments)
     except Exception as error:
         told = sentence(error)
         if told is None:
@@ -31,15 +23,22 @@ def sentence(error: Exception) -> str | None:
 
     Of an error that a data loader's worker sent over, its own message without the worker's traceback.
     """
+    import torch  # here, because --help is answered without
+
+    from ..checkpoints.folders import RunStopped
+    from ..data.reading import StreamError
+    from ..hub import PushError
+
     lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in lines[0]:
         return (
             f"there is not enough memory ({' '.join(lines[0].split())}): lower --per_device_train_batch_size and "
             "raise --gradient_accumulation_steps by as much, or choose a smaller student, decoder or teacher."
         )
+    expected = (ValueError, FileNotFoundError, PermissionError, ConnectionError, RunStopped, StreamError, PushError)
     # transformers' word for a model that is not there is a bare OSError; those of the system have a number.
     absent = type(error) is OSError and error.errno is None
-    if not (absent or isinstance(error, EXPECTED)):
+    if not (absent or isinstance(error, expected)):
         return None
     if len(lines) > 1 and lines[0].startswith("Caught ") and "DataLoader worker" in lines[0]:
         return lines[-1].partition(": ")[2] or lines[-1]

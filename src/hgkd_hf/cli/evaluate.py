@@ -1,7 +1,7 @@
-"""How good a model's frozen features are: kNN, linear and few-label probes, rank, similarity to a teacher.
+"""Evaluate a model's frozen features: kNN, linear and few-label probes, rank, similarity to a teacher.
 
-    python training/evaluate.py --model runs/mine/student --dataset uoft-cs/cifar10 --eval_split test
-    python training/evaluate.py --model microsoft/resnet-50 --dataset path/to/images --protocols knn linear
+    hgkd evaluate --model runs/mine/student --dataset uoft-cs/cifar10 --eval_split test
+    hgkd evaluate --model microsoft/resnet-50 --dataset path/to/images --protocols knn linear
 
 Any checkpoint of transformers that gives features of images, any labelled dataset. The output folder gets
 results.json, model-index.yaml (for the metadata of a model's README) and, for a dataset of the Hub, .eval_results/.
@@ -9,40 +9,17 @@ results.json, model-index.yaml (for the metadata of a model's README) and, for a
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from huggingface_hub import (
-    EvalResult,
-    EvalResultEntry,
-    eval_result_entries_to_yaml,
-)
-from huggingface_hub.repocard_data import eval_results_to_model_index
-from huggingface_hub.utils import yaml_dump
-from torch import nn
-from torch.utils.data import DataLoader
-from transformers import AutoModel
-
-import hgkd_hf
-
-from .. import PatchTeacher
-from ..data import EvaluationDataset, ImageSource, ImageTransform, collate, load_images
-from ..evaluation import (
-    PROTOCOLS,
-    Features,
-    ProtocolSettings,
-    best_device,
-    extract_features,
-    image_set_features,
-    run_protocols,
-)
-from ..hub import find_source
-from ..teachers.checkpoint import image_statistics
+from ..version import __version__
 from .errors import run_script
 from .recipe import parse_recipe
+
+if TYPE_CHECKING:
+    from ..evaluation import ProtocolSettings
 
 
 @dataclass
@@ -61,7 +38,9 @@ class EvaluationArguments:
     bank_samples: int | None = field(default=None, metadata={"help": "Use at most so many images of --split."})
     query_samples: int | None = field(default=None, metadata={"help": "Use at most so many of --eval_split."})
 
-    protocols: list[str] = field(default_factory=lambda: list(PROTOCOLS), metadata={"help": " ".join(PROTOCOLS)})
+    protocols: list[str] = field(
+        default_factory=list, metadata={"help": "Some of knn, linear, low-shot, representation; default: all."}
+    )
     image_size: int = field(default=224, metadata={"help": "Pixels of the side of the images."})
     crop_fraction: float = field(default=1.0, metadata={"help": "Share of the resized image that the crop keeps."})
     knn_k: int = field(default=20, metadata={"help": "Neighbours."})
@@ -78,58 +57,29 @@ class EvaluationArguments:
     output_dir: Path = field(default=Path("runs/evaluation"), metadata={"help": "Where the results go."})
 
 
-def load_model(name: str, revision: str | None) -> nn.Module:
-    """The model whose pooled output is evaluated; of a whole student its encoder.
+def main(arguments: list[str] | None = None) -> dict[str, float]:
+    (args,) = parse_recipe((EvaluationArguments,), arguments, __doc__, "evaluate")
+    from ..data import ImageTransform, load_images  # here, after --help is answered
+    from ..evaluation import PROTOCOLS, ProtocolSettings, best_device, image_set_features, run_protocols
+    from ..evaluation.frozen import load_frozen_model, teacher_features
+    from ..hub import find_source
+    from ..hub.evaluation_results import write_evaluation
+    from ..teachers.checkpoint import image_statistics
 
-    Raises:
-        ValueError: the checkpoint lacks weights that the features depend on.
-    """
-    model, loading = AutoModel.from_pretrained(
-        name, revision=revision, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-    )
-    missing = {key for key in loading["missing_keys"] if not key.startswith("pooler.")}
-    if missing:
-        raise ValueError(f"checkpoint {name!r} lacks {min(missing)}: its features would be random (--model).")
-    if missing != set(loading["missing_keys"]):
-        model.pooler = None  # a random layer above the class token: pooled_features takes the mean of the tokens
-    model = getattr(model, "vision_model", model)
-    return (model.encoder if model.config.model_type == "sparse_unet" else model).eval()
-
-
-def open_split(args: EvaluationArguments, split: str, samples: int | None) -> ImageSource:
-    return load_images(
+    settings = ProtocolSettings(args.knn_k, args.knn_temperature, tuple(args.shots), args.draws, args.seed)
+    wanted = args.protocols or PROTOCOLS
+    if unknown := set(wanted) - set(PROTOCOLS):
+        raise ValueError(f"there is no protocol {min(unknown)!r}: choose --protocols from {', '.join(PROTOCOLS)}.")
+    open_split = partial(
+        load_images,
         args.dataset,
-        split=split,
         config_name=args.dataset_config,
         revision=args.dataset_revision,
         image_column=args.image_column,
         label_column=args.label_column,
-        max_samples=samples,
     )
-
-
-def teacher_features(args: EvaluationArguments, queries: ImageSource, transform: ImageTransform) -> Features:
-    """The teacher's pooled patch features of the queries."""
-    patch = PatchTeacher.patch_size_of(args.teacher)
-    side = max(1, round(args.image_size / patch)) * patch
-    teacher = PatchTeacher.from_pretrained(args.teacher, layers=(args.teacher_layer,), image_size=side)
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (transform.image_mean, transform.image_std))
-    loader = DataLoader(
-        EvaluationDataset(queries, transform), args.batch_size, collate_fn=collate, num_workers=args.num_workers
-    )
-    device = best_device()
-    mean, std, teacher = mean.to(device), std.to(device), teacher.to(device)
-    return extract_features(lambda pixels: teacher((pixels * std + mean).clamp(0, 1)).pooled, loader, device)
-
-
-def main(arguments: list[str] | None = None) -> dict[str, float]:
-    (args,) = parse_recipe((EvaluationArguments,), arguments, __doc__)
-    settings = ProtocolSettings(args.knn_k, args.knn_temperature, tuple(args.shots), args.draws, args.seed)
-    unknown = set(args.protocols) - set(PROTOCOLS)
-    if unknown:
-        raise ValueError(f"there is no protocol {min(unknown)!r}: choose --protocols from {', '.join(PROTOCOLS)}.")
-    bank_source = open_split(args, args.split, args.bank_samples)
-    query_source = open_split(args, args.eval_split, args.query_samples)
+    bank_source = open_split(split=args.split, max_samples=args.bank_samples)
+    query_source = open_split(split=args.eval_split, max_samples=args.query_samples)
     mean, std = image_statistics(args.model, {"revision": args.model_revision})
     transform = ImageTransform(
         args.image_size,
@@ -138,82 +88,44 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         image_mean=tuple(mean),
         image_std=tuple(std),
     )
-    model = load_model(args.model, args.model_revision).to(best_device())
-    extract = partial(image_set_features, model, transform=transform)
-    bank, queries = (
-        extract(source, batch_size=args.batch_size, num_workers=args.num_workers)
-        for source in (bank_source, query_source)
+    model = load_frozen_model(args.model, args.model_revision).to(best_device())
+    loading = {"batch_size": args.batch_size, "num_workers": args.num_workers}
+    bank, queries = (image_set_features(model, s, transform, **loading) for s in (bank_source, query_source))
+    teacher = None
+    if args.teacher:
+        teacher = teacher_features(args.teacher, args.teacher_layer, query_source, transform, **loading)
+    metrics = run_protocols(bank, queries, wanted, settings, teacher)
+    protocols = {name: protocol_of(name, settings) for name in metrics}
+    print(
+        f"{args.model} on {args.dataset}: {len(bank):,} {args.split} and {len(queries):,} {args.eval_split} images\n"
     )
-    teacher = teacher_features(args, query_source, transform) if args.teacher else None
-    figures = run_protocols(bank, queries, args.protocols, settings, teacher)
-    write_results(args, settings, figures, len(bank), len(queries))
-    return figures
-
-
-def protocol_of(figure: str, settings: ProtocolSettings) -> str:
-    """What a figure depends on, in words."""
-    if figure.startswith("knn"):
-        return f"weighted kNN, k {settings.knn_k}, temperature {settings.knn_temperature}"
-    if figure.startswith("linear"):
-        return f"logistic regression, L-BFGS, strength chosen on a tenth of the training images, seed {settings.seed}"
-    if "_shot_" in figure:
-        return f"logistic regression on {figure.split('_')[0]} labels a class, {settings.draws} draws"
-    return "frozen features of the evaluation split"
-
-
-def write_results(
-    args: EvaluationArguments, settings: ProtocolSettings, figures: dict[str, float], bank: int, queries: int
-) -> None:
-    """Print the table; write the figures as JSON and in the Hub's two forms."""
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    source, name = find_source(args.dataset, "dataset", args.dataset_revision), Path(args.model).name
-    print(f"{args.model} on {args.dataset}: {bank:,} {args.split} and {queries:,} {args.eval_split} images\n")
-    print("| figure | value | protocol |\n| --- | --- | --- |")
-    for figure, value in figures.items():
-        print(f"| {figure} | {value:.4g} | {protocol_of(figure, settings)} |")
+    print("| metric | value | protocol |\n| --- | --- | --- |")
+    for name, value in metrics.items():
+        print(f"| {name} | {value:.4g} | {protocols[name]} |")
     results = {
         "model": args.model,
         "dataset": args.dataset,
-        "splits": {args.split: bank, args.eval_split: queries},
+        "splits": {args.split: len(bank), args.eval_split: len(queries)},
         "image_size": args.image_size,
         "settings": asdict(settings),
-        "figures": figures,
-        "hgkd_hf": hgkd_hf.__version__,
+        "metrics": metrics,
+        "hgkd_hf": __version__,
     }
-    (args.output_dir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    accuracies = {figure: value for figure, value in figures.items() if figure.endswith("_accuracy")}
-    if not accuracies:
-        return
-    entries = [
-        EvalResult(
-            task_type="image-classification",
-            dataset_type=source.name,
-            dataset_name=source.name,
-            dataset_split=args.eval_split,
-            dataset_revision=source.revision,
-            metric_type="accuracy",
-            metric_name=figure.replace("_", " "),
-            metric_value=value,
-            metric_args={"protocol": protocol_of(figure, settings)},
-        )
-        for figure, value in accuracies.items()
-    ]
-    index = yaml_dump({"model-index": eval_results_to_model_index(name, entries)})
-    (args.output_dir / "model-index.yaml").write_text(index, encoding="utf-8")
-    if source.on_hub:
-        figure, value = next(iter(accuracies.items()))
-        entry = EvalResultEntry(
-            dataset_id=source.name,
-            task_id="default",
-            value=value,
-            dataset_revision=source.revision,
-            notes=f"{figure}: {protocol_of(figure, settings)}",
-        )
-        folder = args.output_dir / ".eval_results"
-        folder.mkdir(exist_ok=True)
-        text = yaml_dump(eval_result_entries_to_yaml([entry]))
-        (folder / f"{source.name.split('/')[-1]}.yaml").write_text(text, encoding="utf-8")
+    source = find_source(args.dataset, "dataset", args.dataset_revision)
+    write_evaluation(args.output_dir, results, protocols, source, args.eval_split)
     print(f"\nresults: {args.output_dir}")
+    return metrics
+
+
+def protocol_of(metric: str, settings: ProtocolSettings) -> str:
+    """How a metric was measured."""
+    if metric.startswith("knn"):
+        return f"weighted kNN, k {settings.knn_k}, temperature {settings.knn_temperature}"
+    if metric.startswith("linear"):
+        return f"logistic regression, L-BFGS, strength chosen on a tenth of the training images, seed {settings.seed}"
+    if "_shot_" in metric:
+        return f"logistic regression on {metric.split('_')[0]} labels a class, {settings.draws} draws"
+    return "frozen features of the evaluation split"
 
 
 if __name__ == "__main__":

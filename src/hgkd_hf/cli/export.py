@@ -1,8 +1,8 @@
-"""Turn a finished student into programs for devices, and measure what each costs.
+"""Export a finished student to ONNX, int8 and torch.export, and measure each.
 
-    python training/export.py runs/mine/student
-    python training/export.py runs/mine/student --dataset path/to/images --accuracy_split test
-    python training/export.py user/name --output_dir exported --image_size 160 --dataset uoft-cs/cifar10
+    hgkd export runs/mine/student
+    hgkd export runs/mine/student --dataset path/to/images --accuracy_split test
+    hgkd export user/name --output_dir exported --image_size 160 --dataset uoft-cs/cifar10
 
 Writes onnx/model.onnx (float32, any batch and image size), with --dataset onnx/model_int8.onnx (int8, calibrated on
 images of it), and program.pt2 (torch.export). ONNX is compared with PyTorch before it is kept. One table gives size,
@@ -15,33 +15,19 @@ import argparse
 import json
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from torch.utils.data import DataLoader
-
-from ..data import DistillationDataset, EvaluationDataset, ImageTransform, collate, load_images
-from ..deployment import (
-    OnnxStudent,
-    StudentOutputs,
-    check_onnx,
-    export_onnx,
-    export_program,
-    load_student,
-    load_transform,
-    median_latencies,
-    quantize_int8,
-)
-from ..evaluation import extract_features, knn_accuracy
-from ..hub.callback import processor_name
-from ..hub.folder import write_card
-from ..hub.student_card import CARD_FILE, StudentCard
 from .errors import run_script
+from .parser import plain_parser
+
+if TYPE_CHECKING:
+    from ..data import ImageTransform
 
 BATCH = 32
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser("export", __doc__)
     parser.add_argument("student", help="Folder or Hub id of a stock student.")
     parser.add_argument("--revision", help="Branch, tag or commit of the Hub id.")
     parser.add_argument("--output_dir", type=Path, help="Default: the student's folder.")
@@ -63,13 +49,29 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         raise ValueError(f"accuracy_split is {args.accuracy_split!r}, but there are no images: add --dataset.")
     if args.output_dir is None:
         if not Path(args.student).is_dir():
-            raise ValueError(f"{args.student!r} is no folder: say where to write with --output_dir.")
+            raise ValueError(f"{args.student!r} is not a folder: name one to write to with --output_dir.")
         args.output_dir = Path(args.student)
     return args
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:
     args = parse(arguments)
+    import torch  # here and below, after --help is answered
+
+    from ..data import load_images
+    from ..deployment import (
+        OnnxStudent,
+        StudentOutputs,
+        check_onnx,
+        export_onnx,
+        export_program,
+        load_student,
+        load_transform,
+        median_latencies,
+        quantize_int8,
+    )
+    from ..hub.callback import processor_name
+
     out = args.output_dir
     out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
@@ -118,12 +120,20 @@ def main(arguments: list[str] | None = None) -> list[dict]:
 
 def pixel_batches(source, transform: ImageTransform):
     """The images of a source in batches, without labels."""
+    from torch.utils.data import DataLoader
+
+    from ..data import DistillationDataset, collate
+
     loader = DataLoader(DistillationDataset(source, transform, seed=0), BATCH, collate_fn=collate)
     return (batch["pixel_values"] for batch in loader)
 
 
 def accuracy(run, args: argparse.Namespace, transform: ImageTransform, metric: str) -> float:
     """Top-1 or kNN accuracy of one program; kNN's bank holds the same program's features."""
+    from torch.utils.data import DataLoader
+
+    from ..data import EvaluationDataset, collate, load_images
+    from ..evaluation import extract_features, knn_accuracy
 
     def outputs(split: str, images: int):
         dataset = EvaluationDataset(load_images(args.dataset, split=split, max_samples=images), transform)
@@ -138,6 +148,9 @@ def accuracy(run, args: argparse.Namespace, transform: ImageTransform, metric: s
 
 def finish(out: Path, rows: list[dict], conditions: str) -> None:
     """Print the table, and keep it beside the programs and in the card if there is one."""
+    from ..hub.folder import write_card
+    from ..hub.student_card import CARD_FILE, StudentCard
+
     print(table(rows))
     print(f"{conditions}\nwritten: {out}")
     (out / "deployment.json").write_text(json.dumps({"rows": rows, "conditions": conditions}, indent=1) + "\n")

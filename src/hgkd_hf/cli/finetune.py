@@ -1,8 +1,8 @@
-"""Fine-tune a student, or any CNN of the Hub, on labels: classification, segmentation or detection.
+"""Fine-tune a student, or any CNN of the Hub, for classification, segmentation or detection.
 
-    accelerate launch training/finetune.py --recipe training/recipes/finetune_cifar10.yaml \\
-        --dataset uoft-cs/cifar10 --model runs/mine/student --output_dir runs/mine-cifar10
-    python training/finetune.py --task semantic-segmentation --model runs/mine/student/sparse_unet ...
+    hgkd finetune --model runs/mine/student --dataset uoft-cs/cifar10 --eval_split test --output_dir runs/mine-cifar10
+    hgkd finetune --task semantic-segmentation --model runs/mine/student/sparse_unet --dataset path/to/scenes
+    accelerate launch -m hgkd_hf.cli.finetune --recipe training/recipes/finetune_cifar10.yaml --dataset uoft-cs/cifar10
 
 `task` decides which settings there are: `--task object-detection --help` lists those of detection. Every key of a
 recipe is a flag, and flags win. The run's folder holds checkpoints, metrics.jsonl, summary.json and model/, a stock
@@ -16,25 +16,30 @@ import math
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import set_seed
-
-from ..checkpoints.folders import list_checkpoints, newest_checkpoint
-from ..checkpoints.identity import check_same_run, has_begun
-from ..data.skipped import SKIPPED_FILE
-from ..finetuning import FineTuningArguments, FineTuningTrainer, Task
-from ..report import ReportCallback
 from .choices import parse_task
 from .errors import run_script
 from .recipe import RECIPE_FILE, to_recipe
+
+if TYPE_CHECKING:
+    from ..finetuning import FineTuningArguments, FineTuningTrainer, Task
 
 NO_PART_OF_IDENTITY = ("resume", "eval_split", "max_eval_samples")
 
 
 def main(arguments: list[str] | None = None) -> dict:
     task, training = parse_task(arguments, __doc__)
+    from transformers import set_seed  # here, after --help is answered
+
+    from ..checkpoints.identity import check_same_run
+    from ..data.skipped import SKIPPED_FILE
+    from ..finetuning import FineTuningTrainer
+    from ..report import ReportCallback
+    from .resume import checkpoint_to_resume
+
     run = Path(training.output_dir)
-    checkpoint = find_checkpoint(task, training)
+    checkpoint = checkpoint_to_resume(run, task.resume)
     set_seed(training.seed)
     model = task.build_model()
     train, evaluated = task.training_data(training.seed, run / SKIPPED_FILE), task.evaluation_data()
@@ -83,21 +88,6 @@ def identity(task: Task, training: FineTuningArguments) -> dict:
     settings = {name: value for name, value in asdict(task).items() if name not in NO_PART_OF_IDENTITY}
     settings |= {name: getattr(training, name) for name in ("seed", "images_per_step", "layer_decay", "ema_decay")}
     return settings | {"rows": task.source.fingerprint}
-
-
-def find_checkpoint(task: Task, training: FineTuningArguments) -> Path | None:
-    """The checkpoint to go on from; a folder with checkpoints is not overwritten by accident.
-
-    None with --resume: the run was stopped before its first checkpoint, and begins anew.
-    """
-    run = Path(training.output_dir)
-    found = list_checkpoints(run)
-    if found and not task.resume:
-        raise ValueError(f"{run} holds {found[-1].name}: add --resume to go on, or choose another --output_dir.")
-    checkpoint = newest_checkpoint(run) if task.resume else None
-    if checkpoint is None and task.resume and (found or not has_begun(run)):
-        raise ValueError(f"--resume: there is no{' whole' if found else ''} checkpoint in {run} (--output_dir).")
-    return checkpoint
 
 
 def finish(run: Path, trainer: FineTuningTrainer, summary: dict) -> None:

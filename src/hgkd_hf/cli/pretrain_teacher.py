@@ -1,24 +1,24 @@
-"""Train a small masked autoencoder (MAE, arXiv 2111.06377) for those who have no teacher.
+"""Pre-train a small masked autoencoder (MAE, arXiv 2111.06377) as a teacher.
 
-    python training/pretrain_teacher.py --dataset path/to/images --image_size 64 --patch_size 8
+    hgkd pretrain-teacher --dataset path/to/images --image_size 64 --patch_size 8
 
-The model is transformers' own ViTMAEForPreTraining; its folder is a teacher for distill.py, with the decoder that
-`teacher_input: masked` needs.
+The model is transformers' own ViTMAEForPreTraining; its folder is a teacher for `hgkd distill`, with the decoder
+that `teacher_input: masked` needs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import ViTImageProcessorPil, ViTMAEConfig, ViTMAEForPreTraining, set_seed
-
-from ..data import DistillationDataset, ImageTransform, load_images
-from ..report import ReportCallback
-from ..training.arguments import DistillationArguments
-from ..training.base import BaseTrainer
+from ..training.settings import TrainingSettings
 from .errors import run_script
-from .recipe import parse_recipe
+from .parser import answer_help
+from .recipe import RECIPE_FILE, parse_recipe, to_recipe
+
+if TYPE_CHECKING:
+    from transformers import ViTMAEConfig
 
 
 @dataclass
@@ -41,21 +41,17 @@ class TeacherArguments:
     decoder_num_hidden_layers: int = field(default=4, metadata={"help": "Blocks of the decoder."})
     head_size: int = field(default=32, metadata={"help": "Channels of an attention head."})
     mask_ratio: float = field(default=0.75, metadata={"help": "Share of the patches that are hidden."})
-
-
-class MaskedAutoencoder(ViTMAEForPreTraining):
-    """`ViTMAEForPreTraining` that does not look for other arguments in a batch than its images."""
-
-    def forward(self, pixel_values, **kwargs):
-        return super().forward(pixel_values, interpolate_pos_encoding=False)
+    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in --output_dir."})
 
 
 def build_config(args: TeacherArguments) -> ViTMAEConfig:
+    from transformers import ViTMAEConfig
+
     if args.image_size % args.patch_size:
-        raise ValueError(f"image_size {args.image_size} is no multiple of patch_size {args.patch_size}.")
+        raise ValueError(f"image_size {args.image_size} is not a multiple of patch_size {args.patch_size}.")
     for name in ("hidden_size", "decoder_hidden_size"):
         if getattr(args, name) % args.head_size:
-            raise ValueError(f"{name} {getattr(args, name)} is no multiple of head_size {args.head_size}.")
+            raise ValueError(f"{name} {getattr(args, name)} is not a multiple of head_size {args.head_size}.")
     if not 0 < args.mask_ratio < 1:
         raise ValueError(f"mask_ratio is {args.mask_ratio}, but it must be above 0 and below 1.")
     return ViTMAEConfig(
@@ -75,11 +71,21 @@ def build_config(args: TeacherArguments) -> ViTMAEConfig:
 
 
 def main(arguments: list[str] | None = None) -> Path:
-    args, training = parse_recipe((TeacherArguments, DistillationArguments), arguments, __doc__)
-    if training.auto and training.resume_from_checkpoint:
-        raise ValueError(f"{training.auto[0]} is 'auto': to go on, give what the run printed (--{training.auto[0]}).")
-    set_seed(training.seed)
+    answer_help((TeacherArguments, TrainingSettings), "pretrain-teacher", __doc__, arguments)
+    from transformers import ViTImageProcessorPil, ViTMAEForPreTraining, set_seed
+
+    from ..checkpoints.identity import check_same_run
+    from ..data import DistillationDataset, ImageTransform, load_images
+    from ..report import ReportCallback
+    from ..teachers.masked_autoencoder import MaskedAutoencoder
+    from ..training.arguments import DistillationArguments
+    from ..training.base import BaseTrainer
+    from .resume import checkpoint_to_resume
+
+    args, training = parse_recipe((TeacherArguments, DistillationArguments), arguments, __doc__, "pretrain-teacher")
     config = build_config(args)
+    checkpoint = checkpoint_to_resume(training.output_dir, args.resume)
+    set_seed(training.seed)
     source = load_images(args.dataset, split=args.split, image_column=args.image_column, max_samples=args.max_samples)
     transform = ImageTransform(
         args.image_size, train=True, crop_scale=tuple(args.crop_scale), flip_probability=args.flip_probability
@@ -92,12 +98,21 @@ def main(arguments: list[str] | None = None) -> Path:
     )
     trainer = BaseTrainer(MaskedAutoencoder(config), training, dataset, image_processor=processor)
     trainer.add_callback(ReportCallback(trainer))
+    identity = {name: value for name, value in asdict(args).items() if name != "resume"}
+    check_same_run(
+        training.output_dir,
+        identity | {"seed": training.seed, "images_per_step": training.images_per_step, "rows": source.num_rows},
+        goes_on=args.resume,
+        allow_changes=training.allow_changes,
+        write=trainer.is_world_process_zero(),
+    )
     if trainer.is_world_process_zero():
         print(f"masked autoencoder: {trainer.model.num_parameters() / 1e6:.1f} M parameters", flush=True)
         print(f"{source.num_rows:,} images of {source.name}, {training.images_per_step} a step", flush=True)
         if training.auto:
             print(f"auto: {training.describe_auto()}", flush=True)
-    result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint)
+        Path(training.output_dir, RECIPE_FILE).write_text(to_recipe(args, training))
+    result = trainer.train(resume_from_checkpoint=checkpoint)
     teacher = Path(training.output_dir, "teacher")
     if trainer.is_world_process_zero():
         model = ViTMAEForPreTraining(config)

@@ -1,25 +1,23 @@
 """Publish the student of a finished run.
 
-    python training/publish.py runs/mine --repo_id user/name --dry_run     # shows what would be pushed
-    python training/publish.py runs/mine --repo_id user/name --private --license apache-2.0
+    hgkd publish runs/mine --repo_id user/name --dry_run     # shows what would be pushed
+    hgkd publish runs/mine --repo_id user/name --private --license apache-2.0
 
 One commit holds the stock checkpoint, its image processor, the whole student in sparse_unet/, the card, pictures,
-recipe and metrics. A README that was edited on the Hub or in the folder keeps its text. A push that failed goes on
-with the same command.
+recipe and metrics. A README that was edited on the Hub or in the folder keeps its text. The same command
+resumes a push that failed.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from ..hub import License, PushOptions, push_student
-from ..hub.folder import BEST_FOLDER, STUDENT_FOLDER, preview_student
 from .errors import run_script
+from .parser import plain_parser
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser("publish", __doc__)
     parser.add_argument("run", type=Path, help="Folder of the run.")
     parser.add_argument("--repo_id", required=True, help="user/name, or name for one's own.")
     parser.add_argument("--best", action="store_true", help="The best student by kNN, instead of the last.")
@@ -31,9 +29,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--revision", help="Branch; created if there is none.")
     parser.add_argument("--create_pr", action="store_true", help="Propose the commit as a pull request.")
     parser.add_argument("--tag", help="Git tag for the commit, e.g. v1.0.")
-    parser.add_argument("--message", default=PushOptions.message, help="Title of the commit.")
+    parser.add_argument("--message", help="Title of the commit.")
     parser.add_argument("--dry_run", action="store_true", help="Show what would be pushed, and push nothing.")
     args = parser.parse_args(arguments)
+    from ..hub import License, PushOptions, push_student  # here, after --help is answered
+    from ..hub.folder import BEST_FOLDER, STUDENT_FOLDER, preview_student
 
     student = args.run / (BEST_FOLDER if args.best else STUDENT_FOLDER)
     if not student.is_dir():
@@ -41,7 +41,8 @@ def main(arguments: list[str] | None = None) -> None:
     license = License(args.license, args.license_name, args.license_link) if args.license else None
     if args.license == "other" and not (args.license_name and args.license_link):
         raise ValueError("--license other needs --license_name and --license_link.")
-    options = PushOptions(args.private, args.gated, args.revision, args.create_pr, args.tag, args.message)
+    message = args.message or PushOptions.message
+    options = PushOptions(args.private, args.gated, args.revision, args.create_pr, args.tag, message)
     if args.dry_run:
         print(preview_student(student, args.repo_id, options, license))
         return

@@ -1,6 +1,6 @@
 """Fetch a run from the Hub to resume its training.
 
-    python training/pull.py user/name --output_dir runs/mine
+    hgkd pull user/name --output_dir runs/mine
 
 The run must have been pushed with --hub_strategy checkpoint. Prints the recipe that was fetched, what of it was left
 out and why, and the command that resumes the run. What leaves this machine, credentials, places of files and trackers
@@ -9,23 +9,27 @@ are never taken from a fetched recipe: add their flags to that command.
 
 from __future__ import annotations
 
-import argparse
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ..hub.pull import PulledRun, pull_run
-from ..hub.readme import to_yaml
-from ..hub.untrusted import SOURCES
 from .errors import run_script
+from .parser import plain_parser
 from .recipe import RECIPE_FILE
+
+if TYPE_CHECKING:
+    from ..hub.pull import PulledRun
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser("pull", __doc__)
     parser.add_argument("repo_id", help="user/name")
     parser.add_argument("--output_dir", type=Path, required=True, help="The run's new folder.")
     parser.add_argument("--revision", help="Branch, tag or commit.")
     args = parser.parse_args(arguments)
+    from ..hub.pull import pull_run  # here and below, after --help is answered
+    from ..hub.readme import to_yaml
+
     pulled = pull_run(args.repo_id, args.output_dir, args.revision)
     print(f"{pulled.checkpoint} is there, of commit {pulled.commit}. Its recipe, to read before it is used:\n")
     print(to_yaml(pulled.recipe))
@@ -38,7 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def resume_command(run: Path, pulled: PulledRun) -> str:
     """The command that resumes a run; what only the user knows stands in capitals."""
-    command = ["accelerate", "launch", "training/distill.py"]
+    from ..hub.untrusted import SOURCES
+
+    command = ["hgkd", "distill"]
     command += ["--recipe", str(run / RECIPE_FILE)] if pulled.recipe else []
     command += ["--output_dir", str(run), "--resume"]
     unknown = [name for name in (*SOURCES, "teacher_head") if name in pulled.left_out]

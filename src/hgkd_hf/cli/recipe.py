@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
-import copy
 import difflib
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
-from transformers import HfArgumentParser
+
+from .parser import settings_parser
 
 from ..methods.base import Settings
 
@@ -32,7 +31,7 @@ DROPPED = {
 
 
 def parse_recipe(
-    types: Sequence[type], arguments: Sequence[str] | None = None, description: str | None = None
+    types: Sequence[type], arguments: Sequence[str] | None = None, description: str | None = None, command: str = ""
 ) -> tuple:
     """Read `--recipe FILE` and flags into one instance of each dataclass in `types`.
 
@@ -42,6 +41,7 @@ def parse_recipe(
         types: dataclasses; their fields are the recipe's keys and the flags.
         arguments: the command line; default: the process's.
         description: what `--help` begins with.
+        command: the command's name, for `--help` and errors of the command line.
 
     Raises:
         ValueError: the recipe is no mapping, a key is no field (the message names the nearest one) or has no value.
@@ -49,7 +49,7 @@ def parse_recipe(
         SystemExit: a flag is unknown or its value malformed (by argparse).
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = build_parser(types, description)
+    parser = settings_parser(types, command, description)
     path = _flag_value("recipe", arguments)
     if path is not None:
         known = {field.name for kind in types for field in fields(kind) if field.init}
@@ -60,47 +60,7 @@ def parse_recipe(
     except Exception as error:  # settings are refused with many kinds of errors, all of them the user's to mend
         raise ValueError(f"these settings do not fit: {' '.join(str(error).split())}") from error
     settled = _settled_before(instances, arguments)
-    return parse_recipe(types, [*arguments, *settled], description) if settled else tuple(instances)
-
-
-def build_parser(types: Sequence[type], description: str | None = None) -> HfArgumentParser:
-    """The parser of a script's flags."""
-    parser = HfArgumentParser(
-        list(types),
-        description=description,
-        allow_abbrev=False,
-        formatter_class=_Help,
-        usage="%(prog)s [--recipe FILE] [--flag VALUE ...]",
-    )
-    parser.add_argument("--recipe", help="YAML file with defaults for the other flags.")
-    hints = {name: hint for kind in types for name, hint in get_type_hints(kind).items()}
-    for action in parser._actions:
-        if hints.get(action.dest) == int | str:  # of which HfArgumentParser knows the number alone
-            action.type = _number_or_word
-    return parser
-
-
-def _number_or_word(text: str) -> int | str:
-    return int(text) if text.lstrip("-").isdecimal() else text
-
-
-class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Examples stand as they are written, and a flag once, though dashes are taken for its underscores too.
-
-    Long lists of choices are left to the flag's own help.
-    """
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=40, width=119)
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        shown = copy.copy(action)
-        shown.option_strings = [name for name in action.option_strings if "-" not in name[2:]]
-        shown.metavar = None if shown.choices and len(shown.choices) < 8 else "VALUE"
-        return super()._format_action_invocation(shown)
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+    return parse_recipe(types, [*arguments, *settled], description, command) if settled else tuple(instances)
 
 
 def recipe_value(name: str, arguments: Sequence[str] | None = None) -> str | None:

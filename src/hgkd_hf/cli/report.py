@@ -1,25 +1,26 @@
-"""Write the report of a run: one HTML file with curves to hover over, pictures, results and recipe.
+"""Write the report of a run: one HTML file with curves, pictures, results and recipe.
 
-    python training/report.py runs/mine
-    python training/report.py runs/mine --output_file mine.html
+    hgkd report runs/mine
+    hgkd report runs/mine --output_file mine.html
 
-A training writes it at its end; this command writes it again, also of a run that goes on or was stopped.
+Training writes it when it ends; this command writes it again, also for a run that is in progress or was stopped.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from ..report import write_report
 from .errors import run_script
+from .parser import plain_parser
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser("report", __doc__)
     parser.add_argument("run", type=Path, help="Folder of the run.")
     parser.add_argument("--output_file", type=Path, help="Default: report.html in the folder.")
     args = parser.parse_args(arguments)
+    from ..report import write_report  # here, after --help is answered
+
     print(f"report: {write_report(args.run, args.output_file)}")
 
 

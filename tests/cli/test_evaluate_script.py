@@ -69,7 +69,7 @@ def flags(model: Path, dataset: Path, output: Path, *more: str) -> list[str]:
 
 def test_table_json_and_model_index(evaluate_script, models, colours, tmp_path, capsys):
     evaluate_script.main(flags(models["stock"], colours, tmp_path, f"--teacher={models['vit']}"))
-    found = json.loads((tmp_path / "results.json").read_text())["figures"]
+    found = json.loads((tmp_path / "results.json").read_text())["metrics"]
     names = {"knn_accuracy", "linear_accuracy", "1_shot_accuracy", "2_shot_deviation", "feature_rank", "teacher_cka"}
     assert names <= set(found)
     transform = ImageTransform(64, train=False)

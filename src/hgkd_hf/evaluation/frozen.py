@@ -1,0 +1,58 @@
+"""Checkpoints whose frozen features are evaluated."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import AutoModel
+
+from ..data import EvaluationDataset, ImageSource, ImageTransform, collate
+from ..teachers import PatchTeacher
+from .features import Features, extract_features
+from .protocols import best_device
+
+
+def load_frozen_model(name: str, revision: str | None = None) -> nn.Module:
+    """The model whose pooled output is evaluated, in eval mode; for a whole student, its encoder.
+
+    Args:
+        name: folder or Hub id of any transformers checkpoint that gives features of images.
+        revision: of the Hub id.
+
+    Raises:
+        ValueError: the checkpoint lacks weights that the features depend on.
+    """
+    model, loading = AutoModel.from_pretrained(
+        name, revision=revision, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+    )
+    missing = {key for key in loading["missing_keys"] if not key.startswith("pooler.")}
+    if missing:
+        raise ValueError(f"checkpoint {name!r} lacks {min(missing)}: its features would be random (--model).")
+    if missing != set(loading["missing_keys"]):
+        model.pooler = None  # a random layer above the class token: pooled_features takes the mean of the tokens
+    model = getattr(model, "vision_model", model)
+    return (model.encoder if model.config.model_type == "sparse_unet" else model).eval()
+
+
+def teacher_features(
+    name: str, layer: int, source: ImageSource, transform: ImageTransform, batch_size: int = 128, num_workers: int = 0
+) -> Features:
+    """The pooled patch features of a ViT for a labelled split.
+
+    Args:
+        name: folder or Hub id of the ViT.
+        layer: -1 for its final output, i for block i.
+        source: the split.
+        transform: of the student that it is compared with. Its images are resized to the multiple of the patch size
+            that is nearest.
+        batch_size, num_workers: of the loader.
+    """
+    patch = PatchTeacher.patch_size_of(name)
+    side = max(1, round(transform.size[0] / patch)) * patch
+    teacher = PatchTeacher.from_pretrained(name, layers=(layer,), image_size=side)
+    loader = DataLoader(EvaluationDataset(source, transform), batch_size, collate_fn=collate, num_workers=num_workers)
+    device = best_device()
+    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (transform.image_mean, transform.image_std))
+    teacher.to(device)
+    return extract_features(lambda pixels: teacher((pixels * std + mean).clamp(0, 1)).pooled, loader, device)

@@ -1,0 +1,131 @@
+"""Every command answers `--help` at once, names its flags, and shows examples that can be copied."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hgkd_hf.cli.main import COMMANDS, load, main
+from hgkd_hf.finetuning import TASKS
+from hgkd_hf.methods import METHODS
+
+REPOSITORY = Path(__file__).parents[2]
+CHOICES = [
+    *((name,) for name in COMMANDS),
+    *(("distill", f"--method={name}") for name in METHODS),
+    *(("finetune", f"--task={name}") for name in TASKS),
+    *((name, "--help_all") for name in ("distill", "finetune", "pretrain-teacher")),
+]
+# Read as the user's shell would: without the package's own test environment.
+RUN = "import sys; sys.argv = ['hgkd', *sys.argv[1:]]; from hgkd_hf.cli.main import main; main()"
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[tuple, str]:
+    return {}
+
+
+def help_of(arguments: tuple, helps: dict, capsys) -> str:
+    if arguments not in helps:
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, *(["--help"] if "--help_all" not in arguments else [])])
+        assert ended.value.code in (0, None)
+        helps[arguments] = capsys.readouterr().out
+    return helps[arguments]
+
+
+@pytest.mark.parametrize("arguments", CHOICES, ids=" ".join)
+def test_help_can_be_read(arguments, helps, capsys):
+    shown = help_of(arguments, helps, capsys)
+    assert shown.startswith(f"usage: hgkd {arguments[0]} ")
+    assert load(arguments[0]).__doc__.strip().splitlines()[0] in shown
+    assert max(map(len, shown.splitlines())) < 120
+    assert not re.search(r"--\w+-\w", shown.partition("options:")[2]), "a flag stands once, with underscores"
+
+
+@pytest.mark.parametrize("arguments", CHOICES, ids=" ".join)
+def test_every_flag_has_words(arguments, helps, capsys):
+    """Of its own flags: transformers' are transformers'."""
+    options = help_of(arguments, helps, capsys).partition("options:")[2]
+    if "--help_all" in arguments:
+        return
+    bare = re.findall(r"^  (--\w+)(?: [A-Z{][^ ]*| \[[A-Z ]+\]| \.\.\.)*$(?!\n {20,})", options, re.MULTILINE)
+    assert not bare
+
+
+def examples() -> list[tuple[str, list[str]]]:
+    """(command, words) of every example in a command's help."""
+    found = []
+    for name in COMMANDS:
+        for line in re.findall(r"^    (\S.*)$", load(name).__doc__, re.MULTILINE):
+            found.append((name, shlex.split(line, comments=True)))
+    return found
+
+
+@pytest.mark.parametrize(("command", "words"), examples(), ids=lambda value: value if isinstance(value, str) else "")
+def test_examples_can_be_copied(command, words, helps, capsys):
+    if words[0] == "accelerate":
+        assert words[:3] == ["accelerate", "launch", "-m"]
+        module, given = words[3].removeprefix("hgkd_hf.cli."), words[4:]
+    else:
+        assert words[0] == "hgkd"
+        module, given = words[1].replace("-", "_"), words[2:]
+    assert module.replace("_", "-") == command
+    flags = {word.partition("=")[0] for word in given if word.startswith("--")}
+    choice = tuple(f"--{key}={given[given.index(f'--{key}') + 1]}" for key in ("method", "task") if f"--{key}" in given)
+    known = set(re.findall(r"--\w+", help_of((command, *choice), helps, capsys)))
+    assert flags <= known
+    for word in given:
+        assert not word.endswith(".yaml") or (REPOSITORY / word).is_file()
+
+
+def test_overview_lists_every_command(capsys):
+    main(["--help"])
+    shown = capsys.readouterr().out
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} +[A-Z]", shown, re.MULTILINE)
+    main([])
+    assert capsys.readouterr().out == shown
+
+
+def test_wrong_command_names_the_nearest():
+    with pytest.raises(SystemExit, match="there is no command 'distil': did you mean distill"):
+        main(["distil"])
+    with pytest.raises(SystemExit, match="there is no command 'zzz': choose one of distill"):
+        main(["zzz"])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_ways_to_call_a_command_are_one(command):
+    """`hgkd X`, `python -m hgkd_hf.cli.x` and, where there is one, `training/x.py`."""
+    module = command.replace("-", "_")
+    ways = [["-c", RUN, command], ["-m", f"hgkd_hf.cli.{module}"]]
+    script = REPOSITORY / "training" / f"{module}.py"
+    ways += [[str(script)]] if script.is_file() else []
+    shown = [
+        subprocess.run([sys.executable, *way, "--help"], capture_output=True, text=True, timeout=300) for way in ways
+    ]
+    assert all(result.returncode == 0 for result in shown), shown[-1].stderr[-2000:]
+    assert len({result.stdout for result in shown}) == 1
+
+
+def test_help_loads_no_torch():
+    """Which is what takes seconds: all else together takes less than one."""
+    code = RUN.replace("main()", "\ntry: main()\nexcept SystemExit: print('torch' in sys.modules)")
+    for arguments in (["--help"], ["distill", "--help"], ["finetune", "--help"], ["publish", "--help"]):
+        result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=300)
+        assert "True" not in result.stdout.splitlines()[-1:]
+
+
+@pytest.mark.parametrize("arguments", [(), *((name,) for name in COMMANDS)], ids=lambda words: " ".join(words) or "-")
+def test_help_takes_less_than_two_seconds(arguments):
+    """Of processor time, which other processes on the machine change little."""
+    before = os.times()
+    subprocess.run([sys.executable, "-c", RUN, *arguments, "--help"], capture_output=True, timeout=300, check=True)
+    after = os.times()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    assert spent < 2
