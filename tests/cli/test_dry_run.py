@@ -158,12 +158,3 @@ def test_auto_is_settled_once(distill, inputs, tmp_path, capsys, monkeypatch):
     assert distill(flags(inputs, run, "--resume", **auto, max_steps=3))["steps"] == 3
     again = yaml.safe_load((run / "recipe.yaml").read_text())
     assert [again[name] for name in auto] == [16, 1, "float32"]
-
-
-def test_examples_are_part_of_the_help(distill, capsys):
-    with pytest.raises(SystemExit):
-        distill(["--method", "rob", "--help"])
-    shown = capsys.readouterr().out
-    assert "\n    accelerate launch training/distill.py --recipe" in shown
-    assert shown.count("--num_prototypes") == 1
-    assert "--num-prototypes" not in shown

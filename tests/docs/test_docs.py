@@ -6,10 +6,12 @@ has not got in a test (a Hub's teacher, one's images, one's run) are replaced by
 
 import ast
 import importlib.util
+import io
 import re
 import shlex
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +20,7 @@ import torch
 from PIL import Image
 from transformers import AutoModel, ResNetConfig, ViTConfig, ViTImageProcessorPil, ViTModel
 
+from hgkd_hf.cli.main import main
 from hgkd_hf.deployment import export_onnx, export_program
 from hgkd_hf.hub import student_image_processor
 
@@ -105,7 +108,16 @@ def test_commands_exist_with_their_flags(page, line):
         targets = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
         assert words[1] in targets
         return
-    scripts = [word for word in words if re.match(r"(training|examples|benchmarks|tests)/\w+.*\.py$", word)]
+    for recipe in (word for word in words if word.endswith(".yaml")):
+        assert (REPOSITORY / recipe).is_file()
+    command = command_in(words)
+    if command:
+        name, given = command
+        flags = {word.partition("=")[0] for word in given if word.startswith("--")}
+        known = set(re.findall(r"--\w+", help_of_command(name, *choice_in(given)))) if flags else set()
+        assert flags <= known, f"{page.name}: hgkd {name} has no {sorted(flags - known)}"
+        return
+    scripts = [word for word in words if re.match(r"(examples|benchmarks|tests)/\w+.*\.py$", word)]
     if not scripts:
         assert {"-c", "pip", "torchrun"} & set(words), f"{page.name} has a command that no test understands: {line}"
         return
@@ -113,11 +125,34 @@ def test_commands_exist_with_their_flags(page, line):
     assert script.is_file()
     given = words[words.index(scripts[0]) + 1 :]
     flags = {word.partition("=")[0] for word in given if word.startswith("--")}
-    method = [f"--method={given[given.index('--method') + 1]}"] if "--method" in given else []
-    known = set(re.findall(r"--\w+", help_of(script, *method))) if flags else set()
+    known = set(re.findall(r"--\w+", help_of(script))) if flags else set()
     assert flags <= known, f"{page.name}: {script.name} has no {sorted(flags - known)}"
-    for recipe in (word for word in given if word.endswith(".yaml")):
-        assert (REPOSITORY / recipe).is_file()
+
+
+def command_in(words: list[str]) -> tuple[str, list[str]] | None:
+    """The command of `hgkd X ...` or `... -m hgkd_hf.cli.x ...`, and its arguments."""
+    if words[0] in ("hgkd", ".venv/bin/hgkd"):
+        return words[1], words[2:]
+    for position, word in enumerate(words):
+        if word.startswith("hgkd_hf.cli."):
+            return word.removeprefix("hgkd_hf.cli.").replace("_", "-"), words[position + 1 :]
+    return None
+
+
+def choice_in(given: list[str]) -> list[str]:
+    """The flag that decides which other flags there are."""
+    return [f"{key}={given[given.index(key) + 1]}" for key in ("--method", "--task") if key in given]
+
+
+def help_of_command(name: str, *choice: str) -> str:
+    """All flags of a command, those of `TrainingArguments` included."""
+    if (name, *choice) not in HELP:
+        shown = io.StringIO()
+        trains = name in ("distill", "finetune", "pretrain-teacher")
+        with redirect_stdout(shown), pytest.raises(SystemExit):
+            main([name, *choice, "--help_all" if trains else "--help"])
+        HELP[name, *choice] = shown.getvalue()
+    return HELP[name, *choice]
 
 
 HELP: dict[tuple, str] = {}

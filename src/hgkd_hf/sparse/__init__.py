@@ -1,17 +1,18 @@
 """A stock CNN on the visible cells of an image only."""
 
+from .backend import Backend
+from .backends import BACKENDS, visible
 from .cells import CellsBackend
 from .check import check_exact
 from .checkpointing import checkpoint_blocks, uncheckpoint_blocks
-from .context import active_backend, checkpoint_contexts, visible
+from .context import active_backend, checkpoint_contexts
 from .convert import sparsify, to_dense
 from .masked import MaskedBackend
 from .spconv import SpconvBackend
 
-BACKENDS = {"cells": CellsBackend, "masked": MaskedBackend, "spconv": SpconvBackend}
-
 __all__ = [
     "BACKENDS",
+    "Backend",
     "CellsBackend",
     "MaskedBackend",
     "SpconvBackend",

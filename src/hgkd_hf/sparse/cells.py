@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import cell_kernels
+from .backend import Backend, Dense
 from .cell_kernels import (
     Geometry,
     Halo,
@@ -34,7 +35,6 @@ from .geometry import (
     promise_zero_padding,
     zero_padding,
 )
-from .masked import Dense
 from .masking import VisibleCells
 from .norm import batch_norm
 
@@ -56,7 +56,7 @@ FEW_CHANNELS = 8
 HALO_WINDOW = 2
 
 
-class CellsBackend:
+class CellsBackend(Backend):
     """Features are rows (V, C, b, b). The same operations as `MaskedBackend`, with the same results at visible cells.
 
     One object serves one forward: it keeps the index tables of the mask, one for each geometry that occurs.

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .context import visible
+from .backends import visible
 from .convert import sparsify
 from .layers import SparseLayer, stock_class
 from .masking import VisibleCells, expand_mask

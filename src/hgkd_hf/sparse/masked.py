@@ -8,19 +8,16 @@ all positions of an image is given its visible positions only, as if the image h
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
+from .backend import Backend, Dense
 from .geometry import check_stride, covers, promise_zero_padding, zero_padding
 from .masking import VisibleCells
 from .norm import batch_norm
 
-Dense = Callable[[Tensor], Tensor]
 
-
-class MaskedBackend:
+class MaskedBackend(Backend):
     """Features are dense maps (B, C, H, W), zero at hidden positions.
 
     Every operation takes the layer, the layer's own dense forward, and its input.

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .backend import Dense
 from .cell_kernels import Geometry, pixels
 from .cells import CellsBackend
-from .masked import Dense
 from .masking import VisibleCells
 
 DTYPES = (torch.float16, torch.float32, torch.float64)
