@@ -10,7 +10,7 @@ import pytest
 
 from hgkd_hf.cli.main import COMMANDS, load, main
 from hgkd_hf.finetuning import TASKS
-from hgkd_hf.methods import METHODS
+from hgkd_hf.methods.registry import METHODS
 
 REPOSITORY = Path(__file__).parents[2]
 CHOICES = [
