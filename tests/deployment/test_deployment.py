@@ -195,5 +195,5 @@ def test_bad_flags_are_sentences(script, folder, flags, message):
 
 
 def test_hub_id_needs_an_output_folder(script):
-    with pytest.raises(ValueError, match="'user/name' is no folder.*--output_dir"):
+    with pytest.raises(ValueError, match="'user/name' is not a folder.*--output_dir"):
         script.main(["user/name"])

@@ -139,7 +139,7 @@ def check_saved_and_loaded(built, tmp_path):
 def check_defaults_are_one(built, tmp_path):
     """Of a method's settings, of its config and on the command line."""
     kind, config = type(built.method), built.model.config_class
-    (parsed,) = parse_method((), ["--dataset", "images", "--method", built.method.method])
+    parsed, _ = parse_method(["--dataset", "images", "--method", built.method.method])
     assert type(parsed) is kind
     of_config = {item.name: item for item in fields(config)}
     for item in fields(kind):
@@ -184,7 +184,7 @@ def check_the_students_config_is_left_alone(built, tmp_path):
 def check_recipe_and_identity(built, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(to_recipe(built.method))
-    (again,) = parse_method((), ["--recipe", str(recipe)])
+    again, _ = parse_method(["--recipe", str(recipe)])
     assert again == built.method
     identity = json.loads(json.dumps(built.method.identity(built.model)))
     assert identity["teacher_weights"]
