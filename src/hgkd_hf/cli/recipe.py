@@ -12,9 +12,8 @@ from typing import Any
 
 import yaml
 
-from .parser import settings_parser
-
 from ..methods.base import Settings
+from .parser import settings_parser
 
 RECIPE_FILE = "recipe.yaml"  # in a run's folder
 # Settings that say how a command is to go on, not what a run is.
