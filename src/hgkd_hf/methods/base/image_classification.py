@@ -10,8 +10,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ...data import match_classes
-from ...data.errors import listed
 from ...students.classifier_layers import build_classifier
 from ...students.features import pooled_features
 from ...teachers import ClassifierTeacher
@@ -33,6 +31,9 @@ class ImageClassificationDistiller(Distiller):
         Raises:
             ValueError: it has no classifier, or not all of these classes.
         """
+        from ...data import match_classes  # not above: `import hgkd_hf` need not load `datasets`
+        from ...data.errors import listed
+
         if not isinstance(teacher, ClassifierTeacher):
             raise ValueError(
                 f"{reason}, but the teacher {teacher.name_or_path!r} has no classifier: "

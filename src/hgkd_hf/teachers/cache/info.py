@@ -14,11 +14,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
-
-from datasets import Features, List, Value
+from typing import TYPE_CHECKING, Any, Literal
 
 from ...checkpoints.whole_folders import write_whole
+
+if TYPE_CHECKING:
+    from datasets import Features
 
 INFO_FILE, DATA_FILE = "cache.json", "data.arrow"
 DATA_FILES = f"view-*/*/{DATA_FILE}"
@@ -206,6 +207,8 @@ class CacheInfo:
     @property
     def columns(self) -> Features:
         """The columns of a shard: see `TeacherCache`."""
+        from datasets import Features, List, Value  # not above: every distiller knows caches, few runs have one
+
         columns = {
             "row": Value("int64"),
             "view": Value("int32"),

@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import Dataset, concatenate_datasets
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
@@ -21,6 +20,9 @@ from torch import Tensor
 from ...checkpoints.whole_folders import MANIFEST, fault
 from .info import DATA_FILE, INFO_FILE, CacheInfo, Shard
 from .storage import decode
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 _READERS = 8  # threads that compute checksums
 
@@ -145,6 +147,11 @@ class TeacherCache:
 
     @cached_property
     def _rows(self) -> Dataset:
+        from datasets import (  # not above: every distiller knows caches, few runs have one
+            Dataset,
+            concatenate_datasets,
+        )
+
         parts = [Dataset.from_file(str(self.folder / shard.name / DATA_FILE)) for shard in self.info.shards]
         return concatenate_datasets(parts).with_format("arrow")
 
