@@ -27,6 +27,7 @@ from transformers import AutoModel
 from hgkd_hf import HGKDForPreTraining, PatchTeacher
 from hgkd_hf.data import DistillationDataset, EvaluationDataset, ImageTransform, collate, load_images
 from hgkd_hf.evaluation import extract_features, feature_rank, knn_accuracy, low_shot_probe, pooled_features
+from hgkd_hf.teachers.showing import show
 from hgkd_hf.visualize import curves_figure, prediction_figure
 
 TRAINING = Path(__file__).parents[1] / "training"
@@ -148,7 +149,7 @@ def evaluate(out: Path, digits: Path) -> dict[str, dict]:
         "random student": partial(pooled_features, AutoModel.from_config(trained.config).eval()),
         "SparK (pixels only)": partial(pooled_features, AutoModel.from_pretrained(out / "spark/student")),
         "H-GKD": partial(pooled_features, trained),
-        "teacher (MAE ViT)": lambda pixels: teacher(denormalise(pixels, transform)).pooled,
+        "teacher (MAE ViT)": lambda pixels: show(teacher, pixels, transform.image_mean, transform.image_std).pooled,
     }
     table = {}
     for name, model in models.items():
@@ -159,11 +160,6 @@ def evaluate(out: Path, digits: Path) -> dict[str, dict]:
             "rank": feature_rank(test.features),
         }
     return table
-
-
-def denormalise(pixels: torch.Tensor, transform: ImageTransform) -> torch.Tensor:
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (transform.image_mean, transform.image_std))
-    return (pixels * std + mean).clamp(0, 1)
 
 
 def draw(out: Path, digits: Path, seed: int) -> None:

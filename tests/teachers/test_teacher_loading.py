@@ -1,15 +1,18 @@
 """`PatchTeacher.from_pretrained`: what is loaded, from which commit, and what is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import torch
 import transformers as tf
 from huggingface_hub.errors import GatedRepoError
+from safetensors.torch import load_file
 from tiny_teachers import BUILD, VIT, build, images
 
-from hgkd_hf.teachers import PatchTeacher, checkpoint, patch_teacher
+from hgkd_hf.students.presets import student_encoder_config
+from hgkd_hf.teachers import ClassifierTeacher, PatchTeacher, checkpoint, patch_teacher
 
 SHARED = Path(__file__).parents[3] / "shared"
 
@@ -112,8 +115,43 @@ def test_pickled_weights_are_refused(tmp_path):
     model.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(OSError, match=r"no weights as safetensors, .* use_safetensors=False\).save_pretrained\('conv"):
         PatchTeacher.from_pretrained(tmp_path)
+    with pytest.raises(OSError, match="python -c .*import AutoModelForImageClassification"):
+        ClassifierTeacher.from_pretrained(tmp_path)
+
+
+def test_the_way_to_convert_pickled_weights_works(tmp_path, monkeypatch):
+    build("vit").save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError) as caught:
+        PatchTeacher.from_pretrained(tmp_path)
+    code = re.search('python -c "(.+)"', str(caught.value))[1]
+    monkeypatch.chdir(tmp_path)
+    exec(code)
+    assert PatchTeacher.from_pretrained(tmp_path / "converted").num_parameters() > 0
+
+
+@pytest.mark.parametrize("kind", ["patches", "classes"])
+def test_teachers_of_other_images_than_rgb_are_refused(tmp_path, kind):
+    if kind == "patches":
+        model = tf.ViTModel(tf.ViTConfig(**VIT, num_channels=1))
+    else:
+        model = tf.ResNetForImageClassification(
+            tf.ResNetConfig(embedding_size=8, hidden_sizes=[8], depths=[1], num_channels=1)
+        )
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"takes images of 1 channel\(s\), but is shown RGB ones: choose one with 3"):
+        (PatchTeacher if kind == "patches" else ClassifierTeacher).from_pretrained(tmp_path)
+
+
+def test_students_of_other_images_than_rgb_are_refused():
+    with pytest.raises(
+        ValueError, match=r"takes images of 4 channel\(s\), but learns from RGB ones: set its num_chan"
+    ):
+        student_encoder_config({"model_type": "resnet", "num_channels": 4})
 
 
 @pytest.mark.shared_data

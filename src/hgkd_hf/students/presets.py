@@ -30,7 +30,7 @@ def student_encoder_config(student: str | dict[str, Any], revision: str | None =
 
     Raises:
         ValueError: the dict names no or an unknown model type; or the folder or Hub id is not there or holds no
-            config, with the Hub's own words.
+            config, with the Hub's own words; or the student takes other images than RGB.
     """
     if isinstance(student, str) and student.lstrip().startswith("{"):
         student = json.loads(student)
@@ -40,10 +40,18 @@ def student_encoder_config(student: str | dict[str, Any], revision: str | None =
                 f"student {student!r} is neither a folder nor a Hub id nor one of {', '.join(PRESETS)} (student)."
             )
         try:
-            return AutoConfig.from_pretrained(student, revision=revision)
+            config = AutoConfig.from_pretrained(student, revision=revision)
         except OSError as error:
             raise ValueError(f"student {student!r} cannot be loaded: {error}") from error
-    fields = dict(PRESETS[student] if isinstance(student, str) else student)
-    if "model_type" not in fields:
-        raise ValueError(f"student {fields} names no model_type, e.g. resnet (student).")
-    return AutoConfig.for_model(**fields)
+    else:
+        fields = dict(PRESETS[student] if isinstance(student, str) else student)
+        if "model_type" not in fields:
+            raise ValueError(f"student {fields} names no model_type, e.g. resnet (student).")
+        config = AutoConfig.for_model(**fields)
+    channels = getattr(config, "num_channels", 3)
+    if channels != 3:
+        raise ValueError(
+            f"student {student!r} takes images of {channels} channel(s), but learns from RGB ones: set its "
+            "num_channels to 3, or choose another (student)."
+        )
+    return config

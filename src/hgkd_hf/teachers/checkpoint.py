@@ -6,8 +6,10 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, try_to_load_from_cache
+from transformers import PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import logging
@@ -26,6 +28,28 @@ def resolve_revision(name: str, revision: str | None, token: str | bool | None, 
     with suppress(Exception):
         return Path(try_to_load_from_cache(name, "config.json", revision=revision)).parent.name
     return revision
+
+
+def load_weights(kind: Any, name: str, **arguments: Any) -> tuple[PreTrainedModel, dict]:
+    """A model of an Auto class (or a model class) with its loading info: safetensors only, without remote code.
+
+    Raises:
+        OSError: the checkpoint has weights in another format alone; or the Hub's own error for a repository, revision
+            or file that is not there.
+    """
+    try:
+        return kind.from_pretrained(
+            name, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **arguments
+        )
+    except OSError as error:
+        if "safetensors" not in str(error):
+            raise
+        raise OSError(
+            f"the teacher {name!r} has no weights as safetensors, and files of other formats may run code when they "
+            f'are loaded. Convert it where you trust it, and name the new folder: python -c "from transformers import '
+            f"{kind.__name__}; {kind.__name__}.from_pretrained({name!r}, use_safetensors=False)"
+            f".save_pretrained('converted')\"."
+        ) from error
 
 
 def image_statistics(name: str, hub: dict) -> tuple[Sequence[float], Sequence[float]]:

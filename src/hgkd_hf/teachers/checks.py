@@ -22,8 +22,19 @@ def not_a_vit(config: PreTrainedConfig, name: str) -> str:
     )
 
 
+def check_channels(config: PreTrainedConfig, name: str) -> None:
+    """Refuse a model for other images than RGB."""
+    channels = getattr(config, "num_channels", 3)
+    if channels != 3:
+        raise ValueError(
+            f"teacher {name!r} takes images of {channels} channel(s), but is shown RGB ones: choose one with 3 "
+            "(--teacher)."
+        )
+
+
 def check_config(config: PreTrainedConfig, name: str) -> None:
     """Refuse what the config already shows to be no ViT, or one whose last tokens are no patches (YOLOS)."""
+    check_channels(getattr(config, "vision_config", config), name)
     vision = getattr(config, "vision_config", config)
     attends = hasattr(vision, "num_attention_heads") or hasattr(vision, "num_heads")
     if not (attends and hasattr(vision, "patch_size")) or hasattr(vision, "num_detection_tokens"):

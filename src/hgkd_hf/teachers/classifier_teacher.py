@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import ModelOutput
 
 from ..students.classifier_layers import logits_and_maps, student_layers
-from .checkpoint import image_statistics, resolve_revision
+from .checkpoint import image_statistics, load_weights, resolve_revision
+from .checks import check_channels
 
 
 @dataclass
@@ -100,15 +101,14 @@ class ClassifierTeacher(nn.Module):
         """Load a classifier from the Hub or a folder: safetensors only, without remote code, in `dtype`.
 
         Raises:
-            ValueError: the checkpoint lacks weights, e.g. the classifier's.
+            ValueError: the checkpoint lacks weights, e.g. the classifier's, or takes no RGB images.
             OSError: the Hub's own error for a repository, revision or file that is not there.
         """
         name = os.fspath(name_or_path)
         revision = resolve_revision(name, revision, token, local_files_only)
         hub = {"revision": revision, "token": token, "local_files_only": local_files_only}
-        model, loading = AutoModelForImageClassification.from_pretrained(
-            name, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **hub
-        )
+        check_channels(AutoConfig.from_pretrained(name, trust_remote_code=False, **hub), name)
+        model, loading = load_weights(AutoModelForImageClassification, name, dtype=dtype, **hub)
         if loading["missing_keys"]:
             raise ValueError(
                 f"the classifier {name!r} would be partly random: its checkpoint lacks "

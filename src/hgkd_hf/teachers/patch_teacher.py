@@ -23,7 +23,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import ModelOutput
 
 from ..sparse.masking import expand_mask
-from .checkpoint import image_statistics, resolve_revision
+from .checkpoint import image_statistics, load_weights, resolve_revision
 from .checks import check_config, check_image_size, check_layers, is_masked, not_a_vit
 
 
@@ -177,9 +177,7 @@ class PatchTeacher(nn.Module):
             loader, accepted = AutoModel, inspect.signature(MODEL_MAPPING.get(type(config), AutoModel)).parameters
             wanted = {"add_pooling_layer": False, "use_mask_token": masked}
             arguments = {key: value for key, value in wanted.items() if key in accepted}
-        model, loading = loader.from_pretrained(
-            name, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **arguments, **hub
-        )
+        model, loading = load_weights(loader, name, config=config, dtype=dtype, **arguments, **hub)
         # An absent mask token is initialised to zero, which is what stands for it; anything else would be random.
         missing = sorted(key for key in loading["missing_keys"] if not key.endswith("embeddings.mask_token"))
         if missing:

@@ -12,6 +12,12 @@ from .classifier_teacher import ClassifierTeacher
 from .patch_teacher import PatchTeacher
 
 
+def unnormalize(pixel_values: Tensor, image_mean: Sequence[float], image_std: Sequence[float]) -> Tensor:
+    """Normalised images (B, 3, H, W) as RGB in [0, 1], of the same shape."""
+    mean, std = (pixel_values.new_tensor(values).view(1, -1, 1, 1) for values in (image_mean, image_std))
+    return (pixel_values * std + mean).clamp(0, 1)
+
+
 @torch.no_grad()
 def show(
     teacher: PatchTeacher | ClassifierTeacher,
@@ -31,6 +37,5 @@ def show(
     parameter = next(teacher.parameters(), None)
     if parameter is not None and parameter.device != pixel_values.device:
         teacher.to(pixel_values.device)
-    mean, std = (pixel_values.new_tensor(values).view(1, -1, 1, 1) for values in (image_mean, image_std))
     with torch.autocast(pixel_values.device.type, enabled=False):  # the teacher's dtype is its own
-        return teacher((pixel_values * std + mean).clamp(0, 1), bool_masked_pos)
+        return teacher(unnormalize(pixel_values, image_mean, image_std), bool_masked_pos)

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..evaluation.features import Features, eval_mode
 from ..sparse.masking import expand_mask
 from ..students.features import feature_scales
+from ..teachers.showing import unnormalize
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,8 +43,7 @@ def pca_colours(reference: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
 
 def unnormalise(pixel_values: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Normalised images (B, 3, H, W) as pictures (B, H, W, 3) in [0, 1]."""
-    mean, std = (pixel_values.new_tensor(values).view(1, 3, 1, 1) for values in (mean, std))
-    return (pixel_values * std + mean).clamp(0, 1).permute(0, 2, 3, 1)
+    return unnormalize(pixel_values, mean, std).permute(0, 2, 3, 1)
 
 
 @torch.no_grad()
