@@ -58,7 +58,11 @@ def world(tmp_path_factory) -> Path:
         student_image_processor(64, (0.5,) * 3, (0.25,) * 3).save_pretrained(folder)
     onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
     if onnx:
-        export_onnx(export_program(student, (64, 64)), world / "runs/mine/student/onnx/model.onnx")
+        export_onnx(
+            export_program(student, (64, 64)),
+            world / "runs/mine/student/onnx/model.onnx",
+            ("last_hidden_state", "features"),
+        )
     for index in range(8):
         path = world / "images/train" / "ab"[index % 2] / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

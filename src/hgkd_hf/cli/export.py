@@ -4,9 +4,10 @@
     hgkd export runs/mine/student --dataset path/to/images --accuracy_split test
     hgkd export user/name --output_dir exported --image_size 160 --dataset uoft-cs/cifar10
 
-Writes onnx/model.onnx (float32, any batch and image size), with --dataset onnx/model_int8.onnx (int8, calibrated on
-images of it), and program.pt2 (torch.export). ONNX is compared with PyTorch before it is kept. One table gives size,
-latency at batch 1 and, with --accuracy_split, accuracy before and after; it goes into the student's card.
+Takes encoders, classifiers, segmenters and RT-DETR detectors. Writes onnx/model.onnx (float32, any batch and image
+size; a segmenter's is for one size, a detector's for single images of one size), with --dataset onnx/model_int8.onnx
+(int8, calibrated on images of it), and program.pt2 (torch.export). ONNX is compared with PyTorch. One table gives
+size, latency at batch 1 and, with --accuracy_split, accuracy before and after; it goes into the student's card.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from ..data import ImageTransform
 
 BATCH = 32
+METRICS = {"encoders": "kNN accuracy", "classifiers": "top-1 accuracy"}
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -65,6 +67,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         check_onnx,
         export_onnx,
         export_program,
+        kind_of,
         load_student,
         load_transform,
         median_latencies,
@@ -73,24 +76,31 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     from ..hub.callback import processor_name
 
     out = args.output_dir
-    out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     calibration = args.dataset and load_images(args.dataset, split=args.split, max_samples=args.calibration_images)
     model = load_student(args.student, args.revision)
+    kind = kind_of(type(model).__name__)
+    if args.accuracy_split and kind.noun not in METRICS:
+        raise ValueError(
+            f"accuracy is measured of {' and '.join(METRICS)}, not of {kind.noun}: drop --accuracy_split."
+        )
     transform = load_transform(args.student, args.revision, args.image_size)
     height, width = transform.size
+    out.mkdir(parents=True, exist_ok=True)
 
     program = export_program(model, transform.size, not args.fixed_size)
     torch.export.save(program, out / "program.pt2")
     files = {"PyTorch float32": out / "model.safetensors", "ONNX float32": out / "onnx/model.onnx"}
-    export_onnx(program, files["ONNX float32"])
-    shapes = [(1, height, width), (3, height, width)]
-    shapes += [] if args.fixed_size else [(2, height + 32, width + 64)]
+    export_onnx(program, files["ONNX float32"], kind.outputs)
+    shapes = [(1, height, width)]
+    shapes += [(3, height, width)] if kind.any_batch else []
+    shapes += [(2, height + 32, width + 64)] if kind.any_size and not args.fixed_size else []
     difference = check_onnx(files["ONNX float32"], model, shapes)
     print(f"ONNX float32 equals PyTorch within {difference:.1e}", flush=True)
     if calibration:
         files["ONNX int8"] = out / "onnx/model_int8.onnx"
-        quantize_int8(files["ONNX float32"], files["ONNX int8"], pixel_batches(calibration, transform))
+        batches = pixel_batches(calibration, transform, BATCH if kind.any_batch else 1)
+        quantize_int8(files["ONNX float32"], files["ONNX int8"], batches)
 
     stock = StudentOutputs(model)
     runners = {"PyTorch float32": torch.no_grad()(lambda pixels: stock(pixels)[-1])}
@@ -105,7 +115,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     ]
     metric = None
     if args.accuracy_split:
-        metric = "top-1 accuracy" if stock.output_names == ("logits",) else "kNN accuracy"
+        metric = METRICS[kind.noun]
         for row in rows:
             row[metric] = round(accuracy(runners[row["program"]], args, transform, metric), 4)
     conditions = (
@@ -118,13 +128,13 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     return rows
 
 
-def pixel_batches(source, transform: ImageTransform):
+def pixel_batches(source, transform: ImageTransform, batch_size: int):
     """The images of a source in batches, without labels."""
     from torch.utils.data import DataLoader
 
     from ..data import DistillationDataset, collate
 
-    loader = DataLoader(DistillationDataset(source, transform, seed=0), BATCH, collate_fn=collate)
+    loader = DataLoader(DistillationDataset(source, transform, seed=0), batch_size, collate_fn=collate)
     return (batch["pixel_values"] for batch in loader)
 
 
