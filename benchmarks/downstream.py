@@ -27,7 +27,7 @@ import yaml
 from transformers import AutoModel
 
 from hgkd_hf.checkpoints.folders import list_checkpoints
-from hgkd_hf.data import ImageTransform, load_images
+from hgkd_hf.data import ImageTransform, bank_and_queries, load_images
 from hgkd_hf.evaluation import ProtocolSettings, best_device, image_set_features, run_protocols
 from hgkd_hf.students.presets import student_encoder_config
 
@@ -157,10 +157,8 @@ class Benchmark:
         model = model.eval().to(best_device())
         transform = ImageTransform(self.preset.image_size, train=False)
         splits = ("train", self.preset.bank_samples), (self.eval_split, self.preset.query_samples)
-        bank, queries = (
-            image_set_features(model, load_images(self.dataset, split=split, max_samples=count), transform)
-            for split, count in splits
-        )
+        sources = (load_images(self.dataset, split=split, max_samples=count) for split, count in splits)
+        bank, queries = (image_set_features(model, source, transform) for source in bank_and_queries(*sources))
         return figures | run_protocols(bank, queries, settings=ProtocolSettings(shots=(10,)))
 
     def finetuned(self, row: str, seed: int) -> dict[str, float]:

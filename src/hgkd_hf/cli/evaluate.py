@@ -10,7 +10,6 @@ results.json, model-index.yaml (for the metadata of a model's README) and, for a
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +34,9 @@ class EvaluationArguments:
     eval_split: str = field(default="test", metadata={"help": "Split to classify."})
     image_column: str | None = field(default=None, metadata={"help": "Needed where several columns hold images."})
     label_column: str | None = field(default=None, metadata={"help": "Needed where it is not plain."})
+    allow_remote_images: bool = field(
+        default=False, metadata={"help": "Open images that rows name by a URL or by a path outside of the dataset."}
+    )
     bank_samples: int | None = field(default=None, metadata={"help": "Use at most so many images of --split."})
     query_samples: int | None = field(default=None, metadata={"help": "Use at most so many of --eval_split."})
 
@@ -59,7 +61,7 @@ class EvaluationArguments:
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     (args,) = parse_recipe((EvaluationArguments,), arguments, __doc__, "evaluate")
-    from ..data import ImageTransform, load_images  # here, after --help is answered
+    from ..data import ImageTransform, bank_and_queries, open_split  # here, after --help is answered
     from ..evaluation import PROTOCOLS, ProtocolSettings, best_device, image_set_features, run_protocols
     from ..evaluation.frozen import load_frozen_model, teacher_features
     from ..hub import find_source
@@ -70,16 +72,12 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     wanted = args.protocols or PROTOCOLS
     if unknown := set(wanted) - set(PROTOCOLS):
         raise ValueError(f"there is no protocol {min(unknown)!r}: choose --protocols from {', '.join(PROTOCOLS)}.")
-    open_split = partial(
-        load_images,
-        args.dataset,
-        config_name=args.dataset_config,
-        revision=args.dataset_revision,
-        image_column=args.image_column,
-        label_column=args.label_column,
+    sources = (
+        open_split(args, samples_field="bank_samples"),
+        open_split(args, "eval_split", "query_samples"),
     )
-    bank_source = open_split(split=args.split, max_samples=args.bank_samples)
-    query_source = open_split(split=args.eval_split, max_samples=args.query_samples)
+    if set(wanted) != {"representation"}:
+        sources = bank_and_queries(*sources)
     mean, std = image_statistics(args.model, {"revision": args.model_revision})
     transform = ImageTransform(
         args.image_size,
@@ -90,10 +88,10 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     )
     model = load_frozen_model(args.model, args.model_revision).to(best_device())
     loading = {"batch_size": args.batch_size, "num_workers": args.num_workers}
-    bank, queries = (image_set_features(model, s, transform, **loading) for s in (bank_source, query_source))
+    bank, queries = (image_set_features(model, source, transform, **loading) for source in sources)
     teacher = None
     if args.teacher:
-        teacher = teacher_features(args.teacher, args.teacher_layer, query_source, transform, **loading)
+        teacher = teacher_features(args.teacher, args.teacher_layer, sources[1], transform, **loading)
     metrics = run_protocols(bank, queries, wanted, settings, teacher)
     protocols = {name: protocol_of(name, settings) for name in metrics}
     print(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from .errors import run_script
 from .parser import plain_parser
 
 if TYPE_CHECKING:
-    from ..data import ImageTransform
+    from ..data import ImageSource, ImageTransform
 
 BATCH = 32
 METRICS = {"encoders": "kNN accuracy", "classifiers": "top-1 accuracy"}
@@ -36,6 +37,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--image_size", type=int, help="Side in pixels; default: the image processor's.")
     parser.add_argument("--fixed_size", action="store_true", help="Programs for this image size alone.")
     parser.add_argument("--dataset", help="Hub id or folder of images: calibrates int8.")
+    parser.add_argument("--dataset_config", help="Configuration of the dataset.")
+    parser.add_argument("--dataset_revision", help="Branch, tag or commit of the dataset.")
+    parser.add_argument("--image_column", help="Needed where several columns hold images.")
+    parser.add_argument("--label_column", help="Needed where it is not plain.")
+    parser.add_argument(
+        "--allow_remote_images", action="store_true", help="Open images that rows name outside of the dataset."
+    )
     parser.add_argument("--split", default="train", help="Of the calibration images, and of kNN's labelled bank.")
     parser.add_argument("--calibration_images", type=int, default=128, help="Images that give int8 its ranges.")
     parser.add_argument("--accuracy_split", help="Labelled split: top-1 of a classifier, else kNN (k 20, T 0.07).")
@@ -60,7 +68,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     args = parse(arguments)
     import torch  # here and below, after --help is answered
 
-    from ..data import load_images
+    from ..data import open_split
     from ..deployment import (
         OnnxStudent,
         StudentOutputs,
@@ -77,13 +85,15 @@ def main(arguments: list[str] | None = None) -> list[dict]:
 
     out = args.output_dir
     torch.set_num_threads(args.threads)
-    calibration = args.dataset and load_images(args.dataset, split=args.split, max_samples=args.calibration_images)
+    calibration = args.dataset and open_split(args, samples_field="calibration_images")
     model = load_student(args.student, args.revision)
     kind = kind_of(type(model).__name__)
     if args.accuracy_split and kind.noun not in METRICS:
         raise ValueError(
             f"accuracy is measured of {' and '.join(METRICS)}, not of {kind.noun}: drop --accuracy_split."
         )
+    classes = model.config.id2label if kind.noun == "classifiers" else None
+    labelled = open_labelled(args, classes) if args.accuracy_split else ()
     transform = load_transform(args.student, args.revision, args.image_size)
     height, width = transform.size
     out.mkdir(parents=True, exist_ok=True)
@@ -113,17 +123,15 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         {"program": name, "megabytes": round(sizes[name] / 1e6, 1), "milliseconds": round(times[name], 2)}
         for name in runners
     ]
-    metric = None
-    if args.accuracy_split:
-        metric = METRICS[kind.noun]
-        for row in rows:
-            row[metric] = round(accuracy(runners[row["program"]], args, transform, metric), 4)
+    for row in rows if labelled else ():
+        value, images = accuracy(runners[row["program"]], labelled, transform)
+        row[METRICS[kind.noun]] = round(value, 4)
     conditions = (
         f"{type(model).__name__}, one image of {height}x{width} px on {args.threads} thread(s) of {processor_name()}, "
         f"median of {args.rounds} rounds in turns"
     )
-    if metric:
-        conditions += f"; {metric} on {args.accuracy_images} images of split {args.accuracy_split}"
+    if labelled:
+        conditions += f"; {METRICS[kind.noun]} on {images} images of split {args.accuracy_split}"
     finish(out, rows, conditions)
     return rows
 
@@ -138,22 +146,32 @@ def pixel_batches(source, transform: ImageTransform, batch_size: int):
     return (batch["pixel_values"] for batch in loader)
 
 
-def accuracy(run, args: argparse.Namespace, transform: ImageTransform, metric: str) -> float:
-    """Top-1 or kNN accuracy of one program; kNN's bank holds the same program's features."""
+def open_labelled(args: argparse.Namespace, classes: dict[int, str] | None) -> tuple[ImageSource, ...]:
+    """The queries with a classifier's `classes`; without them the queries and, for kNN, a bank."""
+    from ..data import align_classes, bank_and_queries, open_split
+
+    queries = open_split(args, "accuracy_split", "accuracy_images")
+    if classes is not None:
+        return (align_classes(queries, [classes[number] for number in sorted(classes)], "the model"),)
+    bank, queries = bank_and_queries(open_split(args, samples_field="bank_images"), queries)
+    return queries, bank
+
+
+def accuracy(run: Callable, labelled: tuple[ImageSource, ...], transform: ImageTransform) -> tuple[float, int]:
+    """Top-1 or, with a bank, kNN accuracy of one program, and of how many images; the bank is of its own features."""
     from torch.utils.data import DataLoader
 
-    from ..data import EvaluationDataset, collate, load_images
+    from ..data import EvaluationDataset, collate
     from ..evaluation import extract_features, knn_accuracy
 
-    def outputs(split: str, images: int):
-        dataset = EvaluationDataset(load_images(args.dataset, split=split, max_samples=images), transform)
-        return extract_features(run, DataLoader(dataset, BATCH, collate_fn=collate), "cpu")
+    def outputs(source: ImageSource):
+        loader = DataLoader(EvaluationDataset(source, transform), BATCH, collate_fn=collate)
+        return extract_features(run, loader, "cpu").each_once()
 
-    queries = outputs(args.accuracy_split, args.accuracy_images)
-    if metric == "top-1 accuracy":
-        return (queries.features.argmax(1) == queries.labels).float().mean().item()
-    bank = outputs(args.split, args.bank_images)
-    return knn_accuracy(bank, queries, k=min(20, len(bank)), temperature=0.07)
+    queries, *bank = map(outputs, labelled)
+    if not bank:
+        return (queries.features.argmax(1) == queries.labels).float().mean().item(), len(queries)
+    return knn_accuracy(bank[0], queries, k=min(20, len(bank[0])), temperature=0.07), len(queries)
 
 
 def finish(out: Path, rows: list[dict], conditions: str) -> None:

@@ -26,8 +26,13 @@ class TeacherArguments:
     """The size of the autoencoder, and its images."""
 
     dataset: str = field(metadata={"help": "Hub id or path: a folder of images, of parquet files, a saved dataset."})
+    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
+    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
     split: str = field(default="train", metadata={"help": "Split to train on."})
     image_column: str | None = field(default=None, metadata={"help": "Needed where several columns hold images."})
+    allow_remote_images: bool = field(
+        default=False, metadata={"help": "Open images that rows name by a URL or by a path outside of the dataset."}
+    )
     max_samples: int | None = field(default=None, metadata={"help": "Use at most so many images."})
     image_size: int = field(default=224, metadata={"help": "Pixels of the crops."})
     crop_scale: list[float] = field(
@@ -75,7 +80,7 @@ def main(arguments: list[str] | None = None) -> Path:
     from transformers import ViTImageProcessorPil, ViTMAEForPreTraining, set_seed
 
     from ..checkpoints.identity import check_same_run
-    from ..data import DistillationDataset, ImageTransform, load_images
+    from ..data import DistillationDataset, ImageTransform, open_split
     from ..report import ReportCallback
     from ..teachers.masked_autoencoder import MaskedAutoencoder
     from ..training.arguments import DistillationArguments
@@ -86,7 +91,7 @@ def main(arguments: list[str] | None = None) -> Path:
     config = build_config(args)
     checkpoint = checkpoint_to_resume(training.output_dir, args.resume)
     set_seed(training.seed)
-    source = load_images(args.dataset, split=args.split, image_column=args.image_column, max_samples=args.max_samples)
+    source = open_split(args, labels_field=None)
     transform = ImageTransform(
         args.image_size, train=True, crop_scale=tuple(args.crop_scale), flip_probability=args.flip_probability
     )

@@ -99,7 +99,7 @@ def open_split(
     settings: Any,
     split_field: str = "split",
     samples_field: str = "max_samples",
-    labels_field: str = "label_column",
+    labels_field: str | None = "label_column",
     **options: Any,
 ) -> ImageSource:
     """Open the split that a command's settings name; errors name the flags of that command.
@@ -107,7 +107,8 @@ def open_split(
     Args:
         settings: has `dataset`, `dataset_config`, `dataset_revision`, `image_column`, `allow_remote_images` and the
             fields below.
-        split_field, samples_field, labels_field: names of the fields that hold these arguments of `load_images`.
+        split_field, samples_field: names of the fields that hold `split` and `max_samples`.
+        labels_field: of `label_column`; None where a command needs no labels.
         options: further arguments of `load_images`; they win.
 
     Raises:
@@ -118,10 +119,14 @@ def open_split(
         "config_name": settings.dataset_config,
         "revision": settings.dataset_revision,
         "image_column": settings.image_column,
-        "label_column": getattr(settings, labels_field),
+        "label_column": None if labels_field is None else getattr(settings, labels_field),
         "max_samples": getattr(settings, samples_field),
         "allow_remote_images": settings.allow_remote_images,
-        "flags": Flags(split=f"--{split_field}", max_samples=f"--{samples_field}", label_column=f"--{labels_field}"),
+        "flags": Flags(
+            split=f"--{split_field}",
+            max_samples=f"--{samples_field}",
+            label_column=f"--{labels_field or 'label_column'}",
+        ),
     }
     return load_images(settings.dataset, **arguments | options)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
@@ -9,6 +11,7 @@ from transformers import AutoModel
 
 from ..data import EvaluationDataset, ImageSource, ImageTransform, collate
 from ..teachers import PatchTeacher
+from ..teachers.showing import show
 from .features import Features, extract_features
 from .protocols import best_device
 
@@ -53,6 +56,5 @@ def teacher_features(
     teacher = PatchTeacher.from_pretrained(name, layers=(layer,), image_size=side)
     loader = DataLoader(EvaluationDataset(source, transform), batch_size, collate_fn=collate, num_workers=num_workers)
     device = best_device()
-    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (transform.image_mean, transform.image_std))
-    teacher.to(device)
-    return extract_features(lambda pixels: teacher((pixels * std + mean).clamp(0, 1)).pooled, loader, device)
+    see = partial(show, teacher, image_mean=transform.image_mean, image_std=transform.image_std)
+    return extract_features(lambda pixels: see(pixels).pooled, loader, device).each_once()
