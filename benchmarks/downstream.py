@@ -1,19 +1,22 @@
-"""Did distillation help? One student, several pre-trainings, equal steps and images, the same downstream protocols.
+"""Did distillation help? One student, several pre-trainings, equal time or steps, the same downstream protocols.
 
     python benchmarks/downstream.py --preset smoke --dataset uoft-cs/cifar10 --teacher facebook/dinov2-small
-    python benchmarks/downstream.py --preset full --dataset ... --teacher ... --seeds 0 1 2 --json downstream.json
+    python benchmarks/downstream.py --preset full --dataset uoft-cs/cifar10 path/to/other --teacher ... --budget 240
 
-Pre-training is training/distill.py, fine-tuning training/finetune.py, each in a process of its own. A finished cell is
-a file below OUTPUT_DIR/cells, and the same command goes on after a stop. A finished run of distill.py with the same
-settings may be linked to OUTPUT_DIR/<row>-<seed>. Two processes may share OUTPUT_DIR if their rows or seeds differ.
+With --budget, every pre-training gets so many seconds of process time (all threads of the training loop, teacher and
+data included): 20 steps are timed, then as many are run as fit, with the schedule stretched over them. Several budgets
+give a curve (--curves FILE.png). Each pre-training, fine-tuning and teacher cache is a process of its own. A finished
+cell is a file below OUTPUT_DIR/<dataset>/cells, and the same command resumes after a stop. Two processes may share
+OUTPUT_DIR if their seeds or datasets differ; a cache is written by the first that needs it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shlex
-import statistics
+import shutil
 import subprocess
 import sys
 import time
@@ -24,6 +27,7 @@ from typing import Any
 
 import torch
 import yaml
+from downstream_table import curves, markdown, summarise
 from transformers import AutoModel
 
 from hgkd_hf.checkpoints.folders import list_checkpoints
@@ -32,18 +36,22 @@ from hgkd_hf.evaluation import ProtocolSettings, best_device, image_set_features
 from hgkd_hf.students.presets import student_encoder_config
 
 TRAINING = Path(__file__).parents[1] / "training"
+CALIBRATION_STEPS = 20
 
+# What plain feature distillation is, and was our `mask_ratio 0` before targets were standardised.
+PLAIN = {"target_norm": "layer-norm", "loss": "smooth-l1", "smooth_l1_beta": 2.0, "low_resolution_share": 0}
 # Rows by name: the flags of distill.py in which they differ, and what teacher they need.
 PRETRAINED: dict[str, dict[str, Any]] = {
     "spark": {"feature_weight": 0, "pixel_weight": 1, "decoder": "full"},
+    "unmasked": PLAIN | {"mask_ratio": 0},
+    "masked": PLAIN | {"mask_ratio": 0.6},
     "hgkd": {},
-    "hgkd-masked-teacher": {"teacher_input": "masked"},
-    "hgkd-hidden-positions": {"positions": "masked"},
-    "hgkd-mse": {"loss": "mse"},
-    "hgkd-cosine": {"loss": "cosine"},
-    "hgkd-full-decoder": {"decoder": "full"},
-    "hgkd-pixels": {"decoder": "full", "pixel_weight": 1},
-    "hgkd-last-layer": {"teacher_layers": [-1]},
+    "hgkd-cached": {},
+    "hgkd-masked": {"mask_ratio": 0.6},
+    "hgkd-visible-positions": {"mask_ratio": 0.6, "positions": "visible"},
+    "hgkd-layer-norm": {"target_norm": "layer-norm"},
+    "hgkd-smooth-l1": {"loss": "smooth-l1"},
+    "hgkd-full-resolution": {"low_resolution_share": 0},
     "rob": {
         "method": "rob",
         "crop_scale": [0.4, 1.0],
@@ -55,16 +63,10 @@ PRETRAINED: dict[str, dict[str, Any]] = {
     "fitnets": {"method": "kd", "objective": "hint", "label_weight": 0},
     "logit-kd": {"method": "kd", "objective": "kd", "label_weight": 0},
 }
+CACHED = ("hgkd-cached",)
 WITHOUT_TEACHER = ("spark",)
 FROM_CLASSIFIER = ("logit-kd",)
 ROWS = ("random", "supervised", "supervised-long", *PRETRAINED)
-COLUMNS = {
-    "knn_accuracy": "kNN",
-    "linear_accuracy": "linear",
-    "10_shot_accuracy": "10-shot",
-    "finetuned_accuracy": "fine-tuned",
-    "pretrain_seconds": "pre-training [s]",
-}
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Preset:
     seeds: tuple[int, ...]
     rows: tuple[str, ...]
     decoder_width: int = 256
-    batch_size: int = 64
+    batch_size: int = 32
     learning_rate: float = 1e-3
     label_share: float = 0.1
 
@@ -94,7 +96,7 @@ PRESETS = {
         bank_samples=400,
         query_samples=200,
         seeds=(0,),
-        rows=("random", "supervised", "spark", "hgkd"),
+        rows=("random", "supervised", "spark", "unmasked", "hgkd"),
         decoder_width=64,
         batch_size=16,
     ),
@@ -106,7 +108,7 @@ PRESETS = {
         bank_samples=5000,
         query_samples=2000,
         seeds=(0, 1, 2),
-        rows=("random", "supervised", "supervised-long", "spark", "hgkd"),
+        rows=("random", "supervised", "spark", "unmasked", "hgkd", "hgkd-cached"),
     ),
 }
 
@@ -123,6 +125,8 @@ class Benchmark:
     classifier: str | None
     output_dir: Path
     fine_tunes: bool = True
+    budget: float | None = None
+    views: int = 4
 
     def cell(self, row: str, seed: int) -> dict[str, float]:
         """All figures of a row and seed, from their files or by work."""
@@ -152,7 +156,9 @@ class Benchmark:
             model = AutoModel.from_pretrained(self.finetuned_folder(row, seed) / "model")
         else:
             summary = self.pretrained(row, seed)
-            figures["pretrain_seconds"] = summary["train_seconds"]
+            figures |= {name: summary[name] for name in ("steps", "process_seconds")}
+            if row in CACHED:
+                figures["teach_seconds"] = json.loads((self.cache() / "seconds.json").read_text())
             model = AutoModel.from_pretrained(self.folder(row, seed) / "student")
         model = model.eval().to(best_device())
         transform = ImageTransform(self.preset.image_size, train=False)
@@ -216,10 +222,43 @@ class Benchmark:
         settings |= PRETRAINED[row]
         summary = folder / "summary.json"
         if summary.is_file():
-            check_same_settings(folder, settings)
-        else:
-            launch_script("distill.py", folder, **where, **settings)
+            check_same_settings(folder, settings if self.budget is None else settings | {"max_steps": None})
+            return json.loads(summary.read_text())
+        if row in CACHED:
+            where = {"dataset": self.dataset, "teacher_cache": self.cache()}
+            settings = {k: v for k, v in settings.items() if k not in ("teacher_layers", "teacher_dtype")}
+        if (folder / "recipe.yaml").is_file():  # stopped before: resumed with the steps that fitted then
+            settings["max_steps"] = yaml.safe_load((folder / "recipe.yaml").read_text())["max_steps"]
+        elif self.budget is not None:
+            trial = self.output_dir / "calibration" / f"{row}-{seed}"
+            shutil.rmtree(trial, ignore_errors=True)
+            launch_script("distill.py", trial, **where, **settings | {"max_steps": CALIBRATION_STEPS})
+            seconds = json.loads((trial / "summary.json").read_text())["process_seconds"]
+            settings["max_steps"] = max(1, round(self.budget / seconds * CALIBRATION_STEPS))
+        launch_script("distill.py", folder, **where, **settings)
         return json.loads(summary.read_text())
+
+    def cache(self) -> Path:
+        """What the teacher sees in the images, written once; beside it the process seconds that took."""
+        folder = self.output_dir.parent / "teacher-cache"
+        if not (folder / "seconds.json").is_file():
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            launch_script(
+                "teach.py",
+                folder,
+                teacher=self.teacher,
+                teacher_layers=self.teacher_layers,
+                teacher_dtype="bfloat16",
+                dataset=self.dataset,
+                views=self.views,
+                student=self.preset.student,
+                image_size=self.preset.image_size,
+                storage="float16",
+            )
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            (folder / "seconds.json").write_text(json.dumps(round(seconds, 1)))
+        return folder
 
     def folder(self, row: str, seed: int) -> Path:
         """The run of distill.py."""
@@ -231,16 +270,18 @@ class Benchmark:
 
 
 def launch_script(script: str, folder: Path, **settings) -> None:
-    """Run a training script with its settings as flags, going on from a checkpoint; its output goes to run.log."""
-    settings |= {"output_dir": folder, "save_strategy": "steps", "save_steps": 100, "save_total_limit": 1}
-    settings |= {"disable_tqdm": True, "logging_steps": 10}
+    """Run a training script with its settings as flags, resumed from a checkpoint; its output goes to run.log."""
+    settings |= {"output_dir": folder}
+    if script != "teach.py":
+        settings |= {"save_strategy": "steps", "save_steps": 100, "save_total_limit": 1}
+        settings |= {"disable_tqdm": True, "logging_steps": 10}
     flags = []
     for name, value in settings.items():
         flags += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
     if list_checkpoints(folder):
         flags.append("--resume")
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "run.log"
+    log = folder.parent / f"{folder.name}.log"
     with log.open("a") as output:
         done = subprocess.run([sys.executable, str(TRAINING / script), *flags], stdout=output, stderr=output)
     if done.returncode:
@@ -252,41 +293,11 @@ def check_same_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Refuse a finished run that was made with another budget."""
     recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
     for name, value in settings.items():
-        if name in recipe and recipe[name] != value:
+        if name in recipe and value is not None and recipe[name] != value:
             raise ValueError(
                 f"{folder} was made with {name} {recipe[name]}, but this benchmark wants {value}: "
                 f"move it away, or choose another --output_dir."
             )
-
-
-def summarise(cells: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Mean, sample deviation (None for one seed) and values of each row and column."""
-    table = {}
-    for row, seeds in cells.items():
-        for column in COLUMNS:
-            values = [cell[column] for cell in seeds if column in cell]
-            if values:
-                deviation = statistics.stdev(values) if len(values) > 1 else None
-                entry = {"mean": statistics.fmean(values), "deviation": deviation, "values": values}
-                table.setdefault(row, {})[column] = entry
-    return table
-
-
-def markdown(table: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """The table, accuracies in per cent."""
-    lines = ["| pre-training | " + " | ".join(COLUMNS.values()) + " |", "| --- " * (len(COLUMNS) + 1) + "|"]
-    for row, columns in table.items():
-        entries = [entry_text(columns.get(column), seconds=column.endswith("seconds")) for column in COLUMNS]
-        lines.append(f"| {row} | " + " | ".join(entries) + " |")
-    return "\n".join(lines)
-
-
-def entry_text(entry: dict[str, Any] | None, seconds: bool) -> str:
-    if entry is None:
-        return "–"
-    scale, digits = (1, 0) if seconds else (100, 1)
-    text = f"{scale * entry['mean']:.{digits}f}"
-    return text if entry["deviation"] is None else f"{text} ± {scale * entry['deviation']:.{digits}f}"
 
 
 def commit() -> str | None:
@@ -310,47 +321,62 @@ def run(benchmark: Benchmark, rows: Iterable[str], seeds: Iterable[int]) -> tupl
     return {row: cells[row] for row in rows if cells.get(row)}, failures
 
 
-def main(arguments: list[str] | None = None) -> int:
+def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="smoke")
-    parser.add_argument("--dataset", required=True, help="labelled images: Hub id or path")
+    parser.add_argument("--dataset", nargs="+", required=True, help="labelled images: Hub ids or paths")
     parser.add_argument("--eval_split", default="test")
     parser.add_argument("--teacher", help="Hub id or folder of a vision transformer")
     parser.add_argument("--teacher_layers", type=int, nargs="+", default=[-1])
     parser.add_argument("--classifier", help="Hub id or folder of a teacher that classifies these classes")
     parser.add_argument("--rows", help=f"comma-separated, of {', '.join(ROWS)}")
     parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--budget", type=float, nargs="+", help="seconds of process time; default: the preset's steps")
+    parser.add_argument("--views", type=int, default=4, help="of every image in a teacher's cache")
+    parser.add_argument("--curves", type=Path, help="picture of the metrics against the seconds")
     parser.add_argument("--frozen_only", action="store_true", help="leave the column of fine-tuning out")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/downstream"))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
-    preset = PRESETS[args.preset]
-    rows = tuple(args.rows.split(",")) if args.rows else preset.rows
-    unknown = [row for row in rows if row not in ROWS]
+    args.rows = tuple(args.rows.split(",")) if args.rows else PRESETS[args.preset].rows
+    unknown = [row for row in args.rows if row not in ROWS]
     if unknown:
         parser.error(f"--rows: there is no row {unknown[0]!r}: choose from {', '.join(ROWS)}.")
+    return args
 
-    teachers = (args.teacher, args.teacher_layers, args.classifier)
-    benchmark = Benchmark(
-        preset, args.dataset, args.eval_split, *teachers, args.output_dir, fine_tunes=not args.frozen_only
-    )
+
+def main(arguments: list[str] | None = None) -> int:
+    args = parse(arguments)
+    preset, protocol = PRESETS[args.preset], ProtocolSettings()
     seeds = args.seeds or preset.seeds
-    cells, failures = run(benchmark, rows, seeds)
-    table = summarise(cells)
+    teachers = (args.teacher, args.teacher_layers, args.classifier)
+    tables, failures = {}, {}
+    for dataset in args.dataset:
+        for budget in args.budget or [None]:
+            folder = args.output_dir / Path(dataset).name / ("steps" if budget is None else f"{budget:g}s")
+            benchmark = Benchmark(
+                preset, dataset, args.eval_split, *teachers, folder, not args.frozen_only, budget, args.views
+            )
+            cells, failed = run(benchmark, args.rows, seeds)
+            name = Path(dataset).name + ("" if budget is None else f", {budget:g} s")
+            tables[name] = summarise(cells)
+            failures |= {f"{name}: {row}": reason for row, reason in failed.items()}
+            print(f"\n{name}\n\n{markdown(tables[name])}\n", flush=True)
     command = shlex.join(["python", f"benchmarks/{Path(__file__).name}", *(arguments or sys.argv[1:])])
-    protocol = ProtocolSettings()
-    print(f"\n{markdown(table)}\n")
+    length = f"{preset.steps} steps" if args.budget is None else "equal process time,"
     print(
-        f"{preset.student}, {preset.image_size} px, {preset.steps} steps of {preset.batch_size} images; accuracies in "
-        f"per cent, mean ± sample deviation over seeds {', '.join(map(str, seeds))}. Frozen features: "
-        f"{preset.bank_samples} training and {preset.query_samples} {args.eval_split} images, kNN k {protocol.knn_k}, "
-        f"T {protocol.knn_temperature}; 10-shot: {protocol.draws} draws. Fine-tuned: {preset.label_share:.0%} of the "
+        f"{preset.student}, {preset.image_size} px, {length} of {preset.batch_size} images; accuracies in per cent, "
+        f"mean ± sample deviation over seeds {', '.join(map(str, seeds))}. Frozen features: {preset.bank_samples} "
+        f"training and {preset.query_samples} {args.eval_split} images, kNN k {protocol.knn_k}, T "
+        f"{protocol.knn_temperature}; 10-shot: {protocol.draws} draws. Fine-tuned: {preset.label_share:.0%} of the "
         f"labels, {preset.finetune_steps} steps."
     )
     print(f"commit {commit()}: {command}")
+    if args.curves:
+        curves(tables, args.curves)
     if args.json:
         result = {"command": command, "commit": commit(), "preset": asdict(preset), "seeds": list(seeds)}
-        args.json.write_text(json.dumps(result | {"table": table, "failures": failures}, indent=2) + "\n")
+        args.json.write_text(json.dumps(result | {"tables": tables, "failures": failures}, indent=2) + "\n")
     return 1 if failures else 0
 
 

@@ -1,6 +1,6 @@
 """benchmarks/downstream.py: its table, what it takes from finished files, and a whole toy run."""
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -13,47 +13,44 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "downstream.py"
 
 @pytest.fixture(scope="module")
 def downstream():
-    spec = importlib.util.spec_from_file_location("downstream", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["downstream"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["downstream"]
+    sys.path.insert(0, str(SCRIPT.parent))  # as Python does for a script
+    yield importlib.import_module("downstream")
+    sys.path.remove(str(SCRIPT.parent))
 
 
-def write_cells(folder: Path, row: str, seed: int, **figures) -> None:
+def write_cells(folder: Path, row: str, seed: int, part: str = "x/steps", **figures) -> None:
     for kind in ("frozen", "finetuned"):
-        file = folder / "cells" / f"{row}-{seed}-{kind}.json"
+        file = folder / part / "cells" / f"{row}-{seed}-{kind}.json"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(figures if kind == "frozen" else {"finetuned_accuracy": 0.5}))
 
 
 def test_table_from_finished_cells_without_any_work(downstream, tmp_path, capsys):
     for seed, knn in enumerate((0.30, 0.34, 0.38)):
-        write_cells(tmp_path, "spark", seed, knn_accuracy=knn, pretrain_seconds=100 + seed)
+        write_cells(tmp_path, "spark", seed, knn_accuracy=knn, process_seconds=100 + seed, steps=200)
     out = tmp_path / "table.json"
-    arguments = ["--preset=full", "--dataset=no-such-set", "--rows=spark", f"--output_dir={tmp_path}"]
+    arguments = ["--preset=full", "--dataset=no/x", "--rows=spark", f"--output_dir={tmp_path}"]
     assert downstream.main([*arguments, f"--json={out}"]) == 0
     # Sample deviation of 0.30, 0.34, 0.38 is 0.04; of 100, 101, 102 it is 1.
-    assert "| spark | 34.0 ± 4.0 | – | – | 50.0 ± 0.0 | 101 ± 1 |" in capsys.readouterr().out
+    assert "| spark | 34.0 ± 4.0 | – | – | 50.0 ± 0.0 | 200 ± 0 | 101 ± 1 | – |" in capsys.readouterr().out
     result = json.loads(out.read_text())
-    assert result["table"]["spark"]["knn_accuracy"]["values"] == [0.30, 0.34, 0.38]
+    assert result["tables"]["x"]["spark"]["knn_accuracy"]["values"] == [0.30, 0.34, 0.38]
     assert result["command"].endswith(f"--json={out}")
 
 
 def test_one_seed_has_no_deviation(downstream):
     table = downstream.summarise({"random": [{"knn_accuracy": 0.25}]})
     assert table["random"]["knn_accuracy"] == {"mean": 0.25, "deviation": None, "values": [0.25]}
-    assert "| random | 25.0 | – | – | – | – |" in downstream.markdown(table)
+    assert "| random | 25.0 | – | – | – | – | – | – |" in downstream.markdown(table)
 
 
 def test_a_linked_run_of_another_budget_is_refused(downstream, tmp_path):
-    run = tmp_path / "spark-0"
-    run.mkdir()
+    run = tmp_path / "x" / "steps" / "spark-0"
+    run.mkdir(parents=True)
     (run / "summary.json").write_text("{}")
     (run / "recipe.yaml").write_text(yaml.safe_dump({"max_steps": 100, "student": "resnet-18"}))
     assert downstream.main(["--preset=full", "--dataset=x", "--rows=spark", f"--output_dir={tmp_path}"]) == 1
-    benchmark = downstream.Benchmark(downstream.PRESETS["full"], "x", "test", None, [-1], None, tmp_path)
+    benchmark = downstream.Benchmark(downstream.PRESETS["full"], "x", "test", None, [-1], None, run.parent)
     with pytest.raises(ValueError, match="made with max_steps 100, but this benchmark wants 200"):
         benchmark.pretrained("spark", 0)
 
@@ -71,7 +68,20 @@ def test_frozen_features_alone(downstream, tmp_path, capsys):
     write_cells(tmp_path, "spark", 0, knn_accuracy=0.3)
     arguments = ["--dataset=x", "--rows=spark", "--seeds=0", f"--output_dir={tmp_path}", "--frozen_only"]
     assert downstream.main(arguments) == 0
-    assert "| spark | 30.0 | – | – | – | – |" in capsys.readouterr().out
+    assert "| spark | 30.0 | – | – | – | – | – | – |" in capsys.readouterr().out
+
+
+def test_several_sets_and_budgets(downstream, tmp_path, capsys):
+    for part, knn in (("x/60s", 0.3), ("x/120s", 0.4), ("y/60s", 0.5), ("y/120s", 0.6)):
+        write_cells(tmp_path, "spark", 0, part, knn_accuracy=knn, process_seconds=float(part[2:-1]))
+    arguments = ["--dataset", "data/x", "data/y", "--rows=spark", "--seeds=0", f"--output_dir={tmp_path}"]
+    picture, out = tmp_path / "curves.png", tmp_path / "table.json"
+    flags = ["--budget", "60", "120", f"--curves={picture}", f"--json={out}"]
+    assert downstream.main([*arguments, *flags]) == 0
+    tables = json.loads(out.read_text())["tables"]
+    means = {name: table["spark"]["knn_accuracy"]["mean"] for name, table in tables.items()}
+    assert means == {"x, 60 s": 0.3, "x, 120 s": 0.4, "y, 60 s": 0.5, "y, 120 s": 0.6}
+    assert picture.stat().st_size > 10_000
 
 
 def test_unknown_rows_are_named(downstream, tmp_path, capsys):

@@ -75,10 +75,11 @@ def main(arguments: list[str] | None = None) -> dict:
         args.prepare(model, training.seed)
     if knn_datasets is not None and checkpoint is None:
         summary["before"] = trainer.evaluate(metric_key_prefix="before")
-    start = time.perf_counter()
+    start, process_start = time.perf_counter(), time.process_time()
     trained = trainer.train(resume_from_checkpoint=checkpoint)
     summary |= {"train_loss": trained.training_loss, "steps": trained.global_step}
     summary["train_seconds"] = round(time.perf_counter() - start, 1)
+    summary["process_seconds"] = round(time.process_time() - process_start, 1)  # of all its threads, without workers
     if knn_datasets is not None:
         summary["after"] = trainer.evaluate(metric_key_prefix="after")
     summary["images_skipped"] = count_skipped(run / SKIPPED_FILE)

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FeatureLoss = Literal["smooth-l1", "mse", "cosine"]
+FeatureLoss = Literal["cosine+smooth-l1", "smooth-l1", "mse", "cosine"]
 TargetNormKind = Literal["standardize", "layer-norm", "none"]
 
 
@@ -43,13 +43,15 @@ def feature_regression_loss(
     prediction: Tensor,
     target: Tensor,
     bool_positions: Tensor | None = None,
-    loss: FeatureLoss = "smooth-l1",
-    beta: float = 2.0,
+    loss: FeatureLoss = "cosine+smooth-l1",
+    beta: float = 1.0,
 ) -> Tensor:
     """Mean distance of predicted and target features over the chosen positions.
 
-    Position i costs `mean_d smoothL1_beta(P_id - T_id)`, `mean_d (P_id - T_id)^2` or `1 - cos(P_i, T_i)`.
-    Source: our reading of H-GKD (arXiv:2309.09571); beta 2 as published for G2SD's generic stage (arXiv:2302.14771).
+    Position i costs `mean_d smoothL1_beta(P_id - T_id)`, `mean_d (P_id - T_id)^2`, `1 - cos(P_i, T_i)`, or the sum of
+    the first and the last, which AM-RADIO (arXiv:2312.06709) combines for spatial features.
+    Source: our reading of H-GKD (arXiv:2309.09571); smooth-l1 with beta 2 is that of G2SD's generic stage
+    (arXiv:2302.14771).
 
     Args:
         prediction: (B, D, h, w), the student's.
@@ -72,10 +74,11 @@ def feature_regression_loss(
         if not bool_positions.any():
             raise ValueError("no position is to be predicted: change mask_ratio, or set positions to 'all'.")
         prediction, target = prediction[bool_positions], target[bool_positions]
-    if loss == "smooth-l1":
-        return F.smooth_l1_loss(prediction, target, beta=beta)
-    if loss == "mse":
-        return F.mse_loss(prediction, target)
-    if loss == "cosine":
-        return (1 - F.cosine_similarity(prediction, target, dim=-1)).mean()
-    raise ValueError(f"loss {loss!r} does not exist: choose one of {', '.join(get_args(FeatureLoss))}.")
+    terms = {
+        "smooth-l1": lambda: F.smooth_l1_loss(prediction, target, beta=beta),
+        "mse": lambda: F.mse_loss(prediction, target),
+        "cosine": lambda: (1 - F.cosine_similarity(prediction, target, dim=-1)).mean(),
+    }
+    if loss not in get_args(FeatureLoss):
+        raise ValueError(f"loss {loss!r} does not exist: choose one of {', '.join(get_args(FeatureLoss))}.")
+    return sum(terms[name]() for name in loss.split("+"))

@@ -53,6 +53,7 @@ class DistillerConfig(Settings, PreTrainedConfig):
             )
         super().__post_init__(**kwargs)
         self.id2label, self.label2id = self.student_config.id2label, self.student_config.label2id
+        self.settle()
         self.check()
 
     @classmethod

@@ -82,6 +82,7 @@ class Method(Settings):
     dry_run: bool = setting(False, "Check everything, print recipe, sizes, memory and steps, and stop.")
 
     def __post_init__(self) -> None:
+        self.settle()
         self.check()
 
     def build_model(self) -> Distiller:

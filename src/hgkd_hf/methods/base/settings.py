@@ -66,6 +66,9 @@ class Settings:
         known = {name: help.before for name, help in helps.items() if isinstance(help, SettingHelp)}
         return {name: value for name, value in known.items() if value is not MISSING}
 
+    def settle(self) -> None:
+        """Give settings that are None, as their default depends on others, their value; called before `check`."""
+
     def check(self) -> None:
         """Raise `ValueError` for a value out of its limits; methods add what does not go together."""
         hints = hints_of(type(self))

@@ -23,7 +23,7 @@ class HGKDMethod(HGKDSettings, Method):
 
     model_class = HGKDForPreTraining
 
-    decoder_width: int = setting(768, "Decoder channels at the deepest scale.", minimum=1)
+    decoder_width: int = setting(256, "Decoder channels at the deepest scale.", minimum=1)
     cell_size: int | None = setting(None, "Side of a mask cell in pixels; default: the student's total stride.")
     sparse_backend: Literal["cells", "masked", "spconv"] = setting(
         "cells", "What computes the visible cells; equal results."
