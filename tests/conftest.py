@@ -42,7 +42,8 @@ def teacher(vit) -> PatchTeacher:
 def hgkd(teacher, student_config) -> HGKDForPreTraining:
     """64-pixel crops, 4x4 cells of 16 pixels, 8x8 teacher tokens."""
     torch.manual_seed(1)
-    return HGKDForPreTraining(HGKDConfig.for_teacher(teacher, student_config, image_size=64)).attach_teacher(teacher)
+    config = HGKDConfig.for_teacher(teacher, student_config, image_size=64, mask_ratio=0.6)
+    return HGKDForPreTraining(config).attach_teacher(teacher)
 
 
 @pytest.fixture(scope="session")

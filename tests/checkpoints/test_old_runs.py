@@ -68,6 +68,8 @@ def test_goes_on(old_runs, method):
     run = old_runs / method
     wanted = load_file(run / "model.safetensors")
     before = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    recipe = run / "recipe.yaml"  # evaluated on its training images, which is refused today
+    recipe.write_text("".join(line for line in recipe.read_text().splitlines(True) if "knn" not in line))
     distill.main(["--recipe", f"{method}/recipe.yaml", "--resume"])
     after = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [[entry["loss"] for entry in entries if "loss" in entry] for entries in (before, after)]

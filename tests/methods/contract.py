@@ -137,14 +137,14 @@ def check_saved_and_loaded(built, tmp_path):
 
 
 def check_defaults_are_one(built, tmp_path):
-    """Of a method's settings, of its config and on the command line."""
+    """Of a method's settings, of its config and on the command line; None is settled by other settings."""
     kind, config = type(built.method), built.model.config_class
     parsed, _ = parse_method(["--dataset", "images", "--method", built.method.method])
     assert type(parsed) is kind
     of_config = {item.name: item for item in fields(config)}
     for item in fields(kind):
         default = item.default if item.default_factory is MISSING else item.default_factory()
-        if default is not MISSING and item.name != "method":
+        if default not in (MISSING, None) and item.name != "method":
             assert getattr(parsed, item.name) == default, item.name
         if item.name in built.method.config_settings() and item.name != "teacher_layers":
             assert of_config[item.name].default == item.default, item.name

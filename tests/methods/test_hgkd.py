@@ -44,6 +44,7 @@ def test_loss_by_hand(teacher, student_config, positions, target_norm):
     """Smooth L1 (beta 2) of predictions and normalised targets, over tokens and channels, then over layers."""
     pixel_values, mask = batch()
     settings = {"image_size": 64, "positions": positions, "target_norm": target_norm, "mask_ratio": 0.6}
+    settings |= {"loss": "smooth-l1", "smooth_l1_beta": 2.0}
     model = HGKDForPreTraining(HGKDConfig.for_teacher(teacher, student_config, **settings)).attach_teacher(teacher)
     output = model(pixel_values, mask)
     chosen = mask.repeat_interleave(2, 1).repeat_interleave(2, 2)
@@ -161,8 +162,17 @@ def test_perfect_prediction_costs_nothing():
     from hgkd_hf.objectives.feature_regression import feature_regression_loss
 
     target = torch.randn(2, 16, 4, 4)
-    for loss in ("smooth-l1", "mse", "cosine"):
+    for loss in ("cosine+smooth-l1", "smooth-l1", "mse", "cosine"):
         assert feature_regression_loss(target, target, None, loss) < 1e-6
+
+
+def test_combined_loss_by_hand():
+    """Of one position with two channels: 1 - cos((3, 4), (4, 3)) = 1 - 24/25, and |d| = 1 costs 1/2 with beta 1."""
+    from hgkd_hf.objectives.feature_regression import feature_regression_loss
+
+    prediction, target = (torch.tensor(values).view(1, 2, 1, 1) for values in ([3.0, 4.0], [4.0, 3.0]))
+    loss = feature_regression_loss(prediction, target, None, "cosine+smooth-l1", beta=1.0)
+    torch.testing.assert_close(loss, torch.tensor(0.04 + 0.5))
 
 
 def test_teacher_is_attached_not_owned(hgkd, tmp_path):
@@ -223,7 +233,8 @@ def test_masked_mae_teacher_infers_from_visible_pixels(student_config):
         )
     )
     teacher = PatchTeacher(mae, layers=None, teacher_input="masked")
-    model = HGKDForPreTraining(HGKDConfig.for_teacher(teacher, student_config, image_size=64)).attach_teacher(teacher)
+    model = HGKDForPreTraining(HGKDConfig.for_teacher(teacher, student_config, image_size=64, mask_ratio=0.6))
+    model.attach_teacher(teacher)
     pixel_values, mask = batch()
     hidden = mask.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, None]
     changed = torch.where(hidden, torch.randn_like(pixel_values), pixel_values)
@@ -256,7 +267,7 @@ def test_aligned_teacher_image_size(patch, image, expected):
         ({"low_resolution_share": 0.5, "mask_ratio": 0.6}, "low_resolution_share 0.5 changes the grid"),
         ({"low_resolution_share": 1.0}, "low_resolution_share is 1.0, but it must be at least 0 and below 1"),
         ({"target_norm": "batch"}, "target_norm is 'batch': choose one of standardize, layer-norm, none"),
-        ({"loss": "l3"}, "loss is 'l3': choose one of smooth-l1, mse, cosine"),
+        ({"loss": "l3"}, "loss is 'l3': choose one of cosine\\+smooth-l1, smooth-l1, mse, cosine"),
         ({"positions": "some"}, "positions is 'some'"),
         ({"decoder": "half"}, "decoder is 'half'"),
         ({"pixel_weight": 1.0}, "pixel_weight 1.0 needs the whole decoder: set decoder to 'full'"),
