@@ -1,7 +1,8 @@
 """The word `auto`: what it comes to, that it is said, and that a run that goes on does not ask anew."""
 
-from dataclasses import dataclass
+from dataclasses import math
 
+import dataclass
 import pytest
 import torch
 import yaml
@@ -53,7 +54,7 @@ def test_batch_size_fits_memory_and_data(machine, free, samples, accumulated, si
     args = arguments(tmp_path, per_device_train_batch_size="auto", gradient_accumulation_steps=accumulated)
     args.settle_batch_size(None, range(samples), collate)
     assert args.per_device_train_batch_size == size
-    assert args.learning_rate == pytest.approx(5e-4 * size * accumulated / 256)
+    assert args.learning_rate == pytest.approx(2e-3 * math.sqrt(size * accumulated / 256))
     assert args.describe_auto() == f"per_device_train_batch_size {size}"
     args.settle_batch_size(None, None, None)  # it is settled
 

@@ -39,9 +39,9 @@ def arguments(folder, **settings) -> DistillationArguments:
     return DistillationArguments(output_dir=str(folder), **{**defaults, **settings})
 
 
-def test_learning_rate_scales_with_the_images_of_a_step(tmp_path):
-    args = arguments(tmp_path, per_device_train_batch_size=32, gradient_accumulation_steps=4, base_learning_rate=1e-3)
-    assert args.images_per_step == 128
+def test_learning_rate_grows_with_the_root_of_the_images_of_a_step(tmp_path):
+    args = arguments(tmp_path, per_device_train_batch_size=16, gradient_accumulation_steps=4, base_learning_rate=1e-3)
+    assert args.images_per_step == 64
     assert args.learning_rate == pytest.approx(5e-4)
     assert arguments(tmp_path, learning_rate=0.3).learning_rate == 0.3
 

@@ -18,7 +18,7 @@ class FineTuningSettings(TrainingSettings):
         default=None, metadata={"help": "Evaluate and keep the moving average of the weights with this decay."}
     )
     base_learning_rate: float = field(
-        default=1e-3, metadata={"help": "Learning rate for 256 images a step; scaled by the real number."}
+        default=1e-3, metadata={"help": "Learning rate for 256 images a step; grows with the root of their number."}
     )
     output_dir: str = field(default="runs/finetuning", metadata={"help": "The run's folder."})
     adam_beta2: float = field(default=0.999, metadata={"help": "Decay of AdamW's second moment."})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,8 +29,8 @@ MAX_AUTO_WORKERS = 16  # each costs memory, and so many feed any device
 class DistillationArguments(TrainingSettings, TrainingArguments):
     """`TrainingArguments` with the fields and defaults of `TrainingSettings`.
 
-    The learning rate is `base_learning_rate * images per step / 256`, as in MAE and SparK, unless `learning_rate` is
-    given.
+    The learning rate is `base_learning_rate * sqrt(images per step / 256)`, the rule of Adam's kind of optimizers
+    (arXiv:2205.10287), unless `learning_rate` is given.
 
     Batch size, workers and precision may be `"auto"`. Workers and precision are settled at once, the batch size by
     `settle_batch_size`, which needs to know what is trained.
@@ -121,7 +122,7 @@ class DistillationArguments(TrainingSettings, TrainingArguments):
 
     def _scale_learning_rate(self) -> None:
         if self._scaled and self.per_device_train_batch_size != AUTO:
-            self.learning_rate = self.base_learning_rate * self.images_per_step / 256
+            self.learning_rate = self.base_learning_rate * math.sqrt(self.images_per_step / 256)
 
 
 def available_cores() -> int:

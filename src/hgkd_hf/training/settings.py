@@ -12,7 +12,7 @@ class TrainingSettings:
     _argument_group_name = "training"  # the heading of these flags in --help
 
     base_learning_rate: float = field(
-        default=5e-4, metadata={"help": "Learning rate for 256 images a step; scaled by the real number."}
+        default=2e-3, metadata={"help": "Learning rate for 256 images a step; grows with the root of their number."}
     )
     learning_rate: float | None = field(
         default=None, metadata={"help": "Learning rate as it is; overrides --base_learning_rate."}
@@ -42,7 +42,7 @@ class TrainingSettings:
 
     output_dir: str = field(default="runs/distillation", metadata={"help": "The run's folder."})
     per_device_train_batch_size: int | str = field(
-        default=64, metadata={"help": "Images of a batch; auto: as many as the free memory holds, up to 256."}
+        default=32, metadata={"help": "Images of a batch; auto: as many as the free memory holds, up to 256."}
     )
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Images of a batch of evaluation."})
     lr_scheduler_type: str = field(

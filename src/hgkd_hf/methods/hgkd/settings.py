@@ -38,6 +38,7 @@ class HGKDSettings(Settings):
     low_resolution_share: float | None = setting(
         None,
         "Share of the steps, the first, in which crops have 2/3 of their size; default: 0.8, with a mask 0.",
+        before=0.0,
         minimum=0,
         below=1,
     )
