@@ -1,8 +1,8 @@
 """The word `auto`: what it comes to, that it is said, and that a run that goes on does not ask anew."""
 
-from dataclasses import math
+import math
+from dataclasses import dataclass
 
-import dataclass
 import pytest
 import torch
 import yaml
