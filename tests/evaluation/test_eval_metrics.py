@@ -1,28 +1,18 @@
-import math
 import subprocess
 import sys
 
 import evaluate
-import numpy as np
 import pytest
 import torch
-from sklearn.metrics import jaccard_score, top_k_accuracy_score
+from sklearn.metrics import top_k_accuracy_score
 
-from hgkd_hf.evaluation.metrics import MeanIoU, TopKAccuracy
+from hgkd_hf.evaluation.metrics import TopKAccuracy
 
 
 @pytest.fixture
 def top_k(tmp_path):
     def build(**settings):
         return TopKAccuracy(**settings, cache_dir=str(tmp_path))
-
-    return build
-
-
-@pytest.fixture
-def mean_iou(tmp_path):
-    def build(*args, **settings):
-        return MeanIoU(*args, **settings, cache_dir=str(tmp_path))
 
     return build
 
@@ -72,61 +62,6 @@ def test_top_k_refuses_what_it_cannot_score(top_k, scores, labels, message):
 def test_top_k_refuses_k_below_one(top_k):
     with pytest.raises(ValueError, match="k="):
         top_k(k=(0, 1))
-
-
-def test_mean_iou_by_hand(mean_iou):
-    prediction = torch.tensor([[0, 0, 1], [1, 2, 2]])
-    reference = torch.tensor([[0, 1, 1], [1, 255, 0]])
-    # Pixels (reference, prediction): 00, 10, 11, 11, ignored, 02. Confusion, rows = reference:
-    # 0: [1, 0, 1]; 1: [1, 2, 0]; 2: [0, 0, 0]. IoU: 1/3, 2/3, 0/1.
-    result = mean_iou(3).compute(predictions=prediction[None], references=reference[None])
-    assert result["per_class_iou"] == pytest.approx([1 / 3, 2 / 3, 0.0])
-    assert result["mean_iou"] == pytest.approx(1 / 3)
-
-
-def test_mean_iou_over_images_of_any_size_equals_scikit_learn(mean_iou):
-    generator = np.random.default_rng(0)
-    sizes = [(5, 7), (4, 4), (9, 2), (6, 6)]
-    references = [generator.integers(0, 4, size).astype(np.uint8) for size in sizes]
-    predictions = [np.where(generator.random(r.shape) < 0.6, r, generator.integers(0, 4, r.shape)) for r in references]
-    for reference in references:
-        reference[0] = 255
-    metric = mean_iou(5)
-    metric.add_batch(predictions=predictions[:3], references=references[:3])
-    metric.add(prediction=predictions[3], reference=references[3])
-    result = metric.compute()
-
-    flat = [np.concatenate([x.ravel() for x in maps]) for maps in (references, predictions)]
-    counted = flat[0] != 255
-    expected = jaccard_score(flat[0][counted], flat[1][counted], average=None, labels=range(4))
-    assert result["per_class_iou"][:4] == pytest.approx(expected.tolist())
-    assert math.isnan(result["per_class_iou"][4])  # class 4 is nowhere
-    assert result["mean_iou"] == pytest.approx(expected.mean())
-
-
-def test_an_ignored_class_does_not_enter_the_mean(mean_iou):
-    prediction, reference = torch.tensor([[0, 1, 1, 0]]), torch.tensor([[0, 1, 1, 1]])
-    result = mean_iou(2, ignore_index=0).compute(predictions=[prediction], references=[reference])
-    assert math.isnan(result["per_class_iou"][0])
-    assert result["mean_iou"] == pytest.approx(2 / 3)
-
-
-@pytest.mark.parametrize(
-    ("prediction", "reference", "message"),
-    [
-        ([[0, 3]], [[0, 1]], "predictions hold a value outside 0 ... 2"),
-        ([[0, 1]], [[0, 7]], "references hold a value outside 0 ... 2"),
-        ([[0, 1]], [[0], [1]], "agree in shape"),
-    ],
-)
-def test_mean_iou_refuses_what_is_no_class(mean_iou, prediction, reference, message):
-    with pytest.raises(ValueError, match=message):
-        mean_iou(3).compute(predictions=torch.tensor([prediction]), references=torch.tensor([reference]))
-
-
-def test_nothing_but_ignored_pixels_is_undefined(mean_iou):
-    maps = torch.full((1, 2, 2), 255)
-    assert math.isnan(mean_iou(2).compute(predictions=maps, references=maps)["mean_iou"])
 
 
 def test_metrics_combine(top_k):

@@ -1,7 +1,7 @@
 import json
 import re
+from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -122,14 +122,24 @@ def test_masks_of_unequal_sizes_are_evaluated_at_their_own(segmentation):
     ]
     model = task.build_model().eval()
     with torch.no_grad():
-        pairs = task.predict(model, task.collate(samples))
-    assert [prediction.shape for prediction, _ in pairs] == [(10, 20), (30, 12)]
+        counts = task.predict(model, task.collate(samples))
+    assert [(right + missed).tolist() for right, _, missed in (count.unbind(1) for count in counts)] == [
+        [200, 0],
+        [360, 0],
+    ]
 
 
 def test_segmentation_score_by_hand(segmentation):
-    prediction = np.array([[0, 0, 1, 1]], dtype=np.uint8)
-    reference = np.array([[0, 1, 1, IGNORED]])
-    score = segmentation().score([(prediction, reference)])
+    """Of an image, counts are kept and no maps."""
+    logits = torch.tensor([[0, 0, 1, 1]]).float()
+
+    def model(pixel_values):
+        return SimpleNamespace(logits=torch.stack([1 - logits, logits])[None])
+
+    batch = {"pixel_values": torch.zeros(1, 3, 1, 4), "labels": torch.tensor([[[0, 1, 1, IGNORED]]])}
+    predicted = segmentation().predict(model, batch)
+    assert [counts.tolist() for counts in predicted] == [[[1, 1, 0], [1, 0, 1]]]
+    score = segmentation().score(predicted)
     assert score == pytest.approx({"mean_iou": 0.5, "iou_ground": 0.5, "iou_thing": 0.5})
 
 

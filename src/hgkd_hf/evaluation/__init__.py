@@ -1,6 +1,7 @@
 """How good frozen features are: kNN, linear and low-shot probes, rank, spread and similarity.
 
-The `evaluate.Metric` classes live in `hgkd_hf.evaluation.metrics`, which is the only file that imports `evaluate`.
+The `evaluate.Metric` classes live in `hgkd_hf.evaluation.metrics` and `detection`, the only files that import
+`evaluate`.
 """
 
 from ..students.features import pooled_features

@@ -1,7 +1,7 @@
 """`evaluate.Metric` classes that need no network: they come with the package, not as a script from the Hub.
 
-What `add_batch` receives is reduced at once to a few whole numbers an image (`evaluate` would store every score and
-every pixel, and hand them back as Python lists). In a distributed run, feed the main process from
+What `add_batch` receives is reduced at once to a few whole numbers an image (`evaluate` would store every score, and
+hand them back as Python lists). In a distributed run, feed the main process from
 `accelerator.gather_for_metrics`.
 """
 
@@ -70,72 +70,3 @@ class TopKAccuracy(evaluate.Metric):
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
         rank = np.asarray(predictions)
         return {f"top{k}_accuracy": float((rank < k).mean()) for k in self.k}
-
-
-class MeanIoU(evaluate.Metric):
-    """Mean intersection over union of semantic segmentation; `{"mean_iou": ..., "per_class_iou": [...]}`.
-
-    Intersections and unions are summed over all pixels of all images before they are divided, as in PASCAL VOC
-    (Everingham et al. 2010). A class that is neither predicted nor labelled, or is ignored, has IoU NaN and does not
-    enter the mean.
-
-    Args:
-        num_classes: classes are 0 ... num_classes - 1.
-        ignore_index: pixels with this label do not count, whatever is predicted there; it may be a class.
-        kwargs: of `evaluate.Metric`, such as `cache_dir`.
-    """
-
-    def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs):
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
-        super().__init__(**kwargs)
-
-    def _info(self) -> evaluate.MetricInfo:
-        # Pixels a class: [in the intersection, predicted] and labelled.
-        pixels = datasets.List(datasets.Value("int64"))
-        return evaluate.MetricInfo(
-            description="Mean intersection over union.",
-            citation="",
-            inputs_description="predictions, references: class maps (B, H, W), or lists of (H, W) of any sizes.",
-            features=datasets.Features({"predictions": datasets.List(pixels), "references": pixels}),
-        )
-
-    def add(self, *, prediction: Tensor, reference: Tensor) -> None:
-        """Add the predicted and the labelled class map (H, W) of one image."""
-        self.add_batch(predictions=[prediction], references=[reference])
-
-    def add_batch(self, *, predictions: Sequence[Tensor] | Tensor, references: Sequence[Tensor] | Tensor) -> None:
-        """Add predicted and labelled class maps: (B, H, W) each, or sequences of (H, W).
-
-        Raises:
-            ValueError: for shapes that do not fit, or a value that is neither a class nor (in references) ignored.
-        """
-        counts = [self._count(*maps) for maps in zip(predictions, references, strict=True)]
-        super().add_batch(predictions=[[i, p] for i, p, _ in counts], references=[r for _, _, r in counts])
-
-    def _count(self, prediction: Tensor, reference: Tensor) -> tuple[list[int], list[int], list[int]]:
-        prediction, reference = (torch.as_tensor(x).cpu().long() for x in (prediction, reference))
-        if prediction.shape != reference.shape:
-            raise ValueError(
-                f"prediction {tuple(prediction.shape)} and reference {tuple(reference.shape)} must agree in shape."
-            )
-        counted = reference != self.ignore_index
-        prediction, reference = prediction[counted], reference[counted]
-        for name, values in (("predictions", prediction), ("references", reference)):
-            if ((values < 0) | (values >= self.num_classes)).any():
-                raise ValueError(
-                    f"{name} hold a value outside 0 ... {self.num_classes - 1} (num_classes={self.num_classes})."
-                )
-        areas = (prediction[prediction == reference], prediction, reference)
-        return tuple(area.bincount(minlength=self.num_classes).tolist() for area in areas)
-
-    def _compute(
-        self, predictions: list[list[list[int]]], references: list[list[int]]
-    ) -> dict[str, float | list[float]]:
-        intersection, predicted = np.asarray(predictions).sum(0)
-        union = predicted + np.asarray(references).sum(0) - intersection
-        if 0 <= self.ignore_index < self.num_classes:
-            union[self.ignore_index] = 0
-        iou = np.divide(intersection, union, out=np.full(self.num_classes, np.nan), where=union > 0)
-        mean = float(np.nanmean(iou)) if (union > 0).any() else float("nan")
-        return {"mean_iou": mean, "per_class_iou": iou.tolist()}

@@ -123,21 +123,20 @@ class SemanticSegmentation(DenseTask):
             )
         return classes
 
-    def predict(self, model: PreTrainedModel, batch: dict[str, Any]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """(predicted, labelled) class map of each image, at the size of its mask."""
+    def predict(self, model: PreTrainedModel, batch: dict[str, Any]) -> list[Tensor]:
+        """`pixel_counts` of each image, at the size of its mask."""
+        from ..evaluation.segmentation import pixel_counts
+
         logits = model(pixel_values=batch["pixel_values"]).logits.float()
-        pairs = []
+        counts = []
         for scores, labels in zip(logits, batch["labels"]):
             resized = F.interpolate(scores[None], labels.shape, mode="bilinear", align_corners=False)[0]
-            pairs.append((resized.argmax(0).cpu().numpy(), labels.cpu().numpy()))
-        return pairs
+            counts.append(pixel_counts(resized.argmax(0), labels, len(self.names), IGNORED))
+        return counts
 
-    def score(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    def score(self, predicted: list[Tensor]) -> dict[str, float]:
         """Mean IoU over the classes that occur, and that of each class."""
-        from ..evaluation.metrics import MeanIoU
+        from ..evaluation.segmentation import intersection_over_union
 
-        predictions, references = zip(*pairs)
-        metric = MeanIoU(len(self.names), ignore_index=IGNORED, keep_in_memory=True)
-        result = metric.compute(predictions=predictions, references=references)
-        ious = dict(zip(self.names, result["per_class_iou"]))
-        return {"mean_iou": result["mean_iou"]} | {f"iou_{name}": value for name, value in ious.items()}
+        mean, per_class = intersection_over_union(sum(predicted))
+        return {"mean_iou": mean} | {f"iou_{name}": value for name, value in zip(self.names, per_class)}

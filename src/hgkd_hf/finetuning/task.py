@@ -83,11 +83,11 @@ class Task(ABC):
         """Samples to a batch."""
 
     @abstractmethod
-    def predict(self, model: PreTrainedModel, batch: dict[str, Any]) -> list[tuple]:
-        """(prediction, reference) of each image of an evaluation batch."""
+    def predict(self, model: PreTrainedModel, batch: dict[str, Any]) -> list[Any]:
+        """What `score` needs of each image of an evaluation batch; small, since it is kept of all images."""
 
     @abstractmethod
-    def score(self, pairs: list[tuple]) -> dict[str, float]:
+    def score(self, predicted: list[Any]) -> dict[str, float]:
         """The task's metrics of what `predict` gave for all images."""
 
     def class_names_of(self, source: ImageSource) -> Sequence[str] | None:

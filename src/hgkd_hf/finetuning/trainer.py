@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -91,8 +92,8 @@ class FineTuningTrainer(BaseTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def predict_all(self, dataset: Dataset) -> list[tuple]:
-        """(prediction, reference) of every readable image, in every process."""
+    def predict_all(self, dataset: Dataset) -> list:
+        """What the task's `predict` gives of every readable image, in every process."""
         model, world = self.evaluated_model, self.args.world_size
         loader = DataLoader(
             Subset(dataset, range(self.args.process_index, len(dataset), world)),
@@ -101,12 +102,14 @@ class FineTuningTrainer(BaseTrainer):
             collate_fn=self.task.collate,
             worker_init_fn=outlive_signal,
         )
-        pairs: dict[int, tuple] = {}  # by row: in place of an unreadable image comes the next again
+        predicted: dict[int, Any] = {}  # by row: in place of an unreadable image comes the next again
         with eval_mode(model), torch.no_grad(), self.compute_loss_context_manager():
             for batch in loader:
                 rows = batch["sample_index"].tolist()
-                pairs |= zip(rows, self.task.predict(model, self._prepare_inputs(batch)), strict=True)
-        return list(pairs.values() if world == 1 else dict(gather_object(list(pairs.items()))).values())
+                predicted |= zip(rows, self.task.predict(model, self._prepare_inputs(batch)), strict=True)
+        if world > 1:
+            predicted = dict(gather_object(list(predicted.items())))
+        return list(predicted.values())
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """As its parent, and the averaged weights in a file of their own."""
