@@ -5,6 +5,7 @@ has not got in a test (a Hub's teacher, one's images, one's run) are replaced by
 """
 
 import ast
+import importlib
 import importlib.util
 import io
 import re
@@ -12,6 +13,7 @@ import shlex
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +25,8 @@ from transformers import AutoModel, ResNetConfig, ViTConfig, ViTImageProcessorPi
 from hgkd_hf.cli.main import main
 from hgkd_hf.deployment import export_onnx, export_program
 from hgkd_hf.hub import student_image_processor
+from hgkd_hf.methods.base.method import Method
+from hgkd_hf.methods.registry import METHODS
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -185,6 +189,30 @@ def test_links_lead_somewhere():
     assert checked > 20
 
 
+@pytest.fixture
+def tables(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "docs" / "hooks"))
+    return importlib.import_module("settings_tables")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_methods_page_has_every_setting_once(tables, method):
+    page = tables.on_page_markdown((REPOSITORY / "docs" / "methods.md").read_text())
+    assert "<!-- settings" not in page
+    section = page.partition(f"\n## {method}\n")[2].partition("\n## ")[0]
+    own = {item.name for item in fields(METHODS[method])} - {item.name for item in fields(Method)}
+    listed = re.findall(r"^\| `(\w+)` \| ", section + page.partition("\n## Settings that")[2], re.MULTILINE)
+    assert own <= set(listed)
+    assert {item.name for item in fields(Method)} <= set(listed)
+
+
+def test_a_row_tells_default_choices_and_limits(tables):
+    rows = tables.settings_table("kd").splitlines()
+    assert "| `objective` | `kd` | What is distilled. One of `labels`, `kd`, `dkd`, `hint`, `contrastive`. |" in rows
+    assert "| `label_weight` | `1.0` | Of the label loss. At least 0. |" in rows
+    assert "| `crop_scale` | `[0.08, 1.0]` | Share of the area cropped. |" in tables.settings_table("labelled")
+
+
 def test_site_builds_without_warnings(tmp_path):
     for name in ("mkdocs", "material", "mkdocstrings"):
         pytest.importorskip(name, reason="needs the extra `docs`")
@@ -192,4 +220,5 @@ def test_site_builds_without_warnings(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "HGKDForPreTraining" in (tmp_path / "site/api/index.html").read_text()
+    assert "<td><code>mask_ratio</code></td>" in (tmp_path / "site/methods/index.html").read_text()
     assert "https://fonts." not in (tmp_path / "site/index.html").read_text()

@@ -24,6 +24,10 @@ class SettingHelp(str):
     limits: dict[str, float]
     before: Any
 
+    def limits_in_words(self) -> str:
+        """As in `at least 0 and below 1`; empty without limits."""
+        return " and ".join(f"{_LIMITS[kind][1]} {limit:g}" for kind, limit in self.limits.items())
+
 
 def setting(default: Any = MISSING, help: str = "", *, before: Any = MISSING, **limits: float) -> Any:
     """A field of a settings dataclass; its type hint decides how it is parsed, a `Literal` which values there are.
@@ -75,7 +79,7 @@ class Settings:
         for item in fields(self):
             help = item.metadata.get("help")
             if isinstance(help, SettingHelp):
-                _check(item.name, getattr(self, item.name), choices_of(hints[item.name]), help.limits)
+                _check(item.name, getattr(self, item.name), choices_of(hints[item.name]), help)
 
 
 @dataclass
@@ -104,13 +108,13 @@ def hints_of(kind: type) -> dict[str, Any]:
     return hints
 
 
-def _check(name: str, value: Any, choices: tuple[Any, ...], limits: dict[str, float]) -> None:
+def _check(name: str, value: Any, choices: tuple[Any, ...], help: SettingHelp) -> None:
     if value is None:
         return
     if choices and value not in choices:
         raise ValueError(f"{name} is {value!r}: choose one of {', '.join(map(str, choices))} (--{name}).")
     for number in value if isinstance(value, list | tuple) else (value,):
-        fits = isinstance(number, Real) and all(_LIMITS[kind][0](number, limit) for kind, limit in limits.items())
-        if limits and not fits:  # NaN, which no comparison holds for, is refused
-            wanted = " and ".join(f"{_LIMITS[kind][1]} {limit:g}" for kind, limit in limits.items())
-            raise ValueError(f"{name} is {value!r}, but it must be {wanted} (--{name}).")
+        # NaN, which no comparison holds for, is refused.
+        fits = isinstance(number, Real) and all(_LIMITS[kind][0](number, limit) for kind, limit in help.limits.items())
+        if help.limits and not fits:
+            raise ValueError(f"{name} is {value!r}, but it must be {help.limits_in_words()} (--{name}).")
