@@ -281,7 +281,7 @@ def test_bad_config(teacher, student_config, fields, match):
 
 
 def test_another_teacher_is_refused(hgkd, vit):
-    with pytest.raises(ValueError, match=r"hidden_sizes is \(32,\), but this model was built for \[32, 32\]"):
+    with pytest.raises(ValueError, match=r"hidden_sizes is \(32,\), but this model was built for \(32, 32\)"):
         hgkd.attach_teacher(PatchTeacher(vit, layers=(1,)))
 
 

@@ -18,7 +18,7 @@ from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoModel, PreTrainedConfig
 
 from ..data import DistillationDataset, ImageSource, sample_generator
 from ..students.features import feature_scales
-from ..students.sparse_unet import SparseUNetConfig
+from ..students.sparse_unet import SparseUNetBackbone, SparseUNetConfig
 from .geometry import Placement
 from .survey import Survey
 from .task import Task
@@ -185,7 +185,7 @@ def load_backbone_weights(backbone: nn.Module, model: str, revision: str | None)
         model, revision=revision, use_safetensors=True, dtype=torch.float32, output_loading_info=True
     )
     plain = plain.encoder if plain.config.model_type == "sparse_unet" else plain
-    target = backbone.sparse_unet.encoder if hasattr(backbone, "sparse_unet") else backbone
+    target = backbone.sparse_unet.encoder if isinstance(backbone, SparseUNetBackbone) else backbone
     missing = target.load_state_dict(plain.state_dict(), strict=False).missing_keys
     parameters = dict(target.named_parameters())
     holes = {name for name in missing if name in parameters and parameters[name].dim() > 1} | loading["missing_keys"]

@@ -71,7 +71,8 @@ class SemanticSegmentation(DenseTask):
 
     def encoder(self, model: PreTrainedModel) -> nn.Module:
         """The pre-trained part of the model."""
-        return model.backbone if hasattr(model, "backbone") else model.sparse_unet.encoder
+        keeps_decoder = isinstance(model, SparseUNetForSemanticSegmentation)
+        return model.sparse_unet.encoder if keeps_decoder else model.backbone
 
     def image_processor(self) -> BaseImageProcessor:
         """What prepares images as the evaluation does, and turns logits into maps."""

@@ -16,7 +16,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from .features import FeatureScale, feature_scales, freeze_mask_token
+from .features import FeatureScale, blank_image, feature_scales, freeze_mask_token
 
 
 def build_classifier(config: PreTrainedConfig) -> PreTrainedModel:
@@ -53,13 +53,11 @@ def student_layers(config: PreTrainedConfig) -> dict[int, FeatureScale]:
 @lru_cache
 def _student_layers(config: str) -> tuple[tuple[int, FeatureScale], ...]:
     config = AutoConfig.for_model(**json.loads(config))
-    side = getattr(config, "image_size", None) or 224
-    height, width = (side, side) if isinstance(side, int) else side
-    channels = getattr(config, "num_channels", 3)
     try:
         with torch.device("meta"), torch.no_grad():
-            encoder = AutoModel.from_config(config).eval()
-            outputs = encoder(torch.empty(1, channels, height, width), output_hidden_states=True)
+            encoder, image = AutoModel.from_config(config).eval(), blank_image(config)
+            outputs = encoder(image, output_hidden_states=True)
+        _, channels, height, width = image.shape
         last = outputs.last_hidden_state
     except (ValueError, RuntimeError, TypeError, AttributeError) as error:  # a model for other input than such images
         raise ValueError(_no_layers(config)) from error

@@ -63,6 +63,19 @@ def _no_scales(config: PreTrainedConfig) -> str:
     )
 
 
+def vit_patch_size(config: PreTrainedConfig) -> int | None:
+    """Pixels of a patch's side of a plain vision transformer; None for others (ConvNeXt has a `patch_size` too)."""
+    patch = getattr(config, "patch_size", None)
+    return patch if isinstance(patch, int) and hasattr(config, "num_attention_heads") else None
+
+
+def blank_image(config: PreTrainedConfig) -> Tensor:
+    """(1, C, H, W) of the size that a config names, else 224 pixels; on the device of the context, e.g. meta."""
+    side = getattr(config, "image_size", None) or 224
+    height, width = (side, side) if isinstance(side, int) else side
+    return torch.empty(1, getattr(config, "num_channels", 3), height, width)
+
+
 def freeze_mask_token(model: nn.Module) -> None:
     """Stop training the mask token of a model that never masks: nothing uses it, and DDP waits for its gradient."""
     for name, parameter in model.named_parameters():

@@ -25,10 +25,12 @@ class ClassifierTeacherOutput(ModelOutput):
     Attributes:
         logits: (B, num_labels) float32.
         feature_maps: one (B, C, h, w) float32 map for each of the teacher's `layers`, in their order.
+        class_token: None; see `PatchTeacherOutput`.
     """
 
     logits: Tensor | None = None
     feature_maps: tuple[Tensor, ...] | None = None
+    class_token: Tensor | None = None
 
 
 class ClassifierTeacher(nn.Module):

@@ -60,7 +60,7 @@ class DistillationTrainer(BaseTrainer):
             "feature_std": feature_std(queries.features),
         }
         if self.accelerator.unwrap_model(self.model).classifies:
-            answers = self.extract(self.knn_datasets[1], "image_logits")
+            answers = self.extract(self.knn_datasets[1], logits=True)
             metrics["accuracy"] = (answers.features.argmax(1) == answers.labels).float().mean().item()
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
         self.log(metrics)
@@ -69,8 +69,8 @@ class DistillationTrainer(BaseTrainer):
         )
         return metrics
 
-    def extract(self, dataset: Dataset, function: str = "image_features") -> Features:
-        """What a `function` of the model gives for a labelled dataset: by default the student's features.
+    def extract(self, dataset: Dataset, logits: bool = False) -> Features:
+        """The student's features of a labelled dataset, or its `logits` in their place.
 
         The dataset is shared out among the processes; each gets all of the results, one for every readable image.
         """
@@ -87,7 +87,8 @@ class DistillationTrainer(BaseTrainer):
             worker_init_fn=outlive_signal,
         )
         with self.compute_loss_context_manager():
-            part = extract_features(getattr(model, function), loader, self.args.device, module=model)
+            function = model.image_logits if logits else model.image_features
+            part = extract_features(function, loader, self.args.device, module=model)
         if world == 1:
             return part.each_once()
         parts = (part.features, part.labels, part.rows)

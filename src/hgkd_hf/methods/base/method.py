@@ -22,6 +22,7 @@ from ...data import (
     bank_and_queries,
     open_split,
 )
+from ...students.features import vit_patch_size
 from ...students.presets import PRESETS, student_encoder_config
 from ...teachers import ClassifierTeacher, PatchTeacher
 from ...teachers.cache import CachedTeacher, TeacherCache, open_cache
@@ -162,7 +163,7 @@ class Method(Settings):
             ValueError: pre-trained weights are wanted of a student for another image size.
         """
         config = student_encoder_config(self.student, self.student_revision)
-        if getattr(config, "patch_size", None) and getattr(config, "image_size", None) != self.image_size:
+        if vit_patch_size(config) and config.image_size != self.image_size:
             if self.student_pretrained:
                 raise ValueError(
                     f"image_size is {self.image_size}, but the pre-trained student {self.student!r} was made for "

@@ -159,14 +159,17 @@ class HGKDForPreTraining(Distiller):
 
     def check_teacher(self, teacher: PatchTeacher) -> None:
         """Raise `ValueError` if `teacher` does not give the features that the heads predict."""
-        for name in ("hidden_sizes", "grid", "teacher_input"):
-            field = name if name == "teacher_input" else f"teacher_{name}"
-            wanted, given = getattr(self.config, field), getattr(teacher, name)
-            if (tuple(wanted or ()) if name != "teacher_input" else wanted) != given:
+        config = self.config
+        for name, given, wanted in (
+            ("hidden_sizes", tuple(teacher.hidden_sizes), tuple(config.teacher_hidden_sizes)),
+            ("grid", tuple(teacher.grid), tuple(config.teacher_grid or ())),
+            ("teacher_input", teacher.teacher_input, config.teacher_input),
+        ):
+            if given != wanted:
                 raise ValueError(
-                    f"the teacher's {name} is {given}, but this model was built for {wanted} ({field}): "
-                    f"load the teacher with the model's layers {tuple(self.config.teacher_layers)}, "
-                    f"image_size {self.config.teacher_image_size} and teacher_input {self.config.teacher_input!r}."
+                    f"the teacher's {name} is {given}, but this model was built for {wanted}: load the teacher with "
+                    f"the model's layers {tuple(config.teacher_layers)}, image_size {config.teacher_image_size} and "
+                    f"teacher_input {config.teacher_input!r} (of its config)."
                 )
 
     @property

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig
 
 from ...objectives.prototypes import prototype_scores
-from ...students.features import pooled_features
+from ...students.features import blank_image, pooled_features
 from .settings import RoBSettings
 
 
@@ -57,9 +57,6 @@ def _swav_projector(width: int, hidden: int, out: int) -> nn.Sequential:
 
 def pooled_width(config: PreTrainedConfig) -> tuple[int, bool]:
     """The width of a student's image feature, and whether it is a CNN (gives maps)."""
-    side = getattr(config, "image_size", None) or 224
-    height, width = (side, side) if isinstance(side, int) else side
     with torch.device("meta"), torch.no_grad():
-        student = AutoModel.from_config(config).eval()
-        images = torch.empty(1, getattr(config, "num_channels", 3), height, width)
+        student, images = AutoModel.from_config(config).eval(), blank_image(config)
         return pooled_features(student, images).shape[1], student(images).last_hidden_state.dim() == 4

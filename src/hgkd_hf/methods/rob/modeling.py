@@ -24,7 +24,7 @@ from ...objectives.assignment import assignment_loss, dino_targets, msn_targets,
 from ...objectives.distributed import shared_generator
 from ...objectives.masked_patches import masked_patch_loss
 from ...objectives.prototypes import fit_prototypes, prototype_scores
-from ...students.features import pooled_features
+from ...students.features import pooled_features, vit_patch_size
 from ...teachers import TeacherHead
 from ..base.distiller import Distiller, DistillerConfig, Teacher
 from ..base.image_classification import resize_map
@@ -66,8 +66,8 @@ class RoBConfig(RoBSettings, DistillerConfig):
     @property
     def student_grid(self) -> tuple[int, int] | None:
         """(rows, columns) of a ViT student's patches in a global crop; None for a CNN."""
-        patch = getattr(self.student_config, "patch_size", None)
-        if not isinstance(patch, int) or not hasattr(self.student_config, "num_attention_heads"):
+        patch = vit_patch_size(self.student_config)
+        if patch is None:
             return None
         sides = (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
         return sides[0] // patch, sides[1] // patch
@@ -353,8 +353,7 @@ class RoBForPreTraining(Distiller):
         features = feature_map.mean((2, 3))
         if self._teacher_head:
             score = self._teacher_head[0].to(crops.device)
-            class_token = getattr(output, "class_token", None)
-            features = features if class_token is None else class_token
+            features = features if output.class_token is None else output.class_token
         elif self.prototypes.any():
             score = self._prototype_scores
         else:

@@ -240,8 +240,9 @@ class SparseUNetModel(SparseUNetPreTrainedModel):
         self, pixel_values: Tensor, cells: VisibleCells | None, output_feature_maps: bool
     ) -> tuple[tuple[Tensor, ...] | None, Tensor, dict[int, Tensor]]:
         """Encoder maps if asked for, the pooled feature (B, C), and the decoder's normalised maps by stride."""
-        decoder_scales = () if self.decoder is None else self.decoder.scales
-        densify = dict(zip((scale.stride for scale in decoder_scales), getattr(self.decoder, "densify", ())))
+        densify = {}
+        if self.decoder is not None:
+            densify = {scale.stride: layer for scale, layer in zip(self.decoder.scales, self.decoder.densify)}
         if cells is None:
             states = self.encoder(pixel_values, output_hidden_states=True).hidden_states
             maps = {scale.stride: states[scale.index] for scale in self.scales}

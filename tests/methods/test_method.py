@@ -1,0 +1,33 @@
+"""What commands build for every method: students that start from their own weights."""
+
+import pytest
+import torch
+from transformers import AutoModel, ConvNextConfig, ViTConfig
+
+from hgkd_hf.methods.registry import METHODS
+
+SIZES = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 16, 16]}
+VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 16}
+
+
+def method_of(name, world, student, **settings):
+    settings = {"dataset": str(world / "images"), "teacher": str(world / "classifier"), **settings}
+    return METHODS[name](method=name, student=str(student), student_pretrained=True, image_size=64, **settings)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_cnn_of_another_image_size_starts_from_its_weights(name, world, tmp_path):
+    """ConvNeXt's config has a `patch_size` and an `image_size`, as a ViT's, but it takes any image."""
+    config = ConvNextConfig(**SIZES, image_size=224)
+    saved = AutoModel.from_config(config)
+    saved.save_pretrained(tmp_path)
+    encoder = method_of(name, world, tmp_path).build_model().encoder
+    for key, value in saved.state_dict().items():
+        assert torch.equal(encoder.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "hgkd"])
+def test_a_vit_of_another_image_size_is_refused(name, world, tmp_path):
+    AutoModel.from_config(ViTConfig(**VIT, image_size=32)).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"image_size is 64, but the pre-trained student .* was made for 32: set"):
+        method_of(name, world, tmp_path).build_model()
