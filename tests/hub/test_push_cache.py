@@ -152,3 +152,13 @@ def test_incomplete_or_unlicensed_caches_stay_here(hub: HubServer, cache):
 def test_cache_that_is_not_there(hub: HubServer, name):
     with pytest.raises(FileNotFoundError, match=f"no cache '{name}'.*--teacher_cache"):
         open_cache(name)
+
+
+def test_command_publishes_it(hub: HubServer, cache, publish, capsys):
+    publish(cache, "--repo_id", REPO, "--dry_run")
+    shown = capsys.readouterr().out
+    assert "to the dataset alice/cache: 10 files" in shown
+    assert not hub.store.repos
+    publish(cache, "--repo_id", REPO)
+    assert "published: " in capsys.readouterr().out
+    assert (DATASET, REPO) in hub.store.repos

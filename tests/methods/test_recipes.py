@@ -6,10 +6,12 @@ import pytest
 import yaml
 
 from hgkd_hf.cli.choices import parse_method
+from hgkd_hf.cli.recipe import parse_recipe
 from hgkd_hf.methods.registry import METHODS
+from hgkd_hf.training.teaching import TeachSettings
 
 FOLDER = Path(__file__).parents[2] / "training" / "recipes"
-RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if not path.name.startswith("finetune"))
+RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if not path.name.startswith(("finetune", "teach")))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -21,6 +23,16 @@ def test_recipe_is_read_by_its_method(path):
     assert method.image_size == values.get("image_size", 224)
     assert training.per_device_train_batch_size == values["per_device_train_batch_size"]
     assert method.student_config().model_type in ("resnet", "vit", "deit") if hasattr(method, "ssl_method") else True
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("teach*.yaml")), ids=lambda path: path.stem)
+def test_recipe_of_a_cache_fits_that_of_its_students(path):
+    words = ["--recipe", str(path), "--dataset", "images", "--teacher", "facebook/dinov2-small"]
+    (settings,) = parse_recipe((TeachSettings,), words, command="teach")
+    settings.check()
+    students = yaml.safe_load((FOLDER / path.name.replace("teach", "hgkd")).read_text())
+    for name in ("teacher_layers", "teacher_dtype", "image_size"):
+        assert students[name] == getattr(settings, name), name
 
 
 def test_the_method_decides_which_settings_there_are(tmp_path):

@@ -23,16 +23,21 @@ def parse_method(
 ) -> tuple[Method, DistillationArguments]:
     """Read recipe and flags into the settings of the method that they name (default: hgkd), and of its training.
 
-    Only the settings of that method are known: those of another are an error. See `parse_recipe`.
+    Only the settings of that method are known: those of another are an error. Defaults of those that a teacher's
+    cache decides are the cache's. See `parse_recipe`.
 
     Raises:
         ValueError: there is no such method.
+        FileNotFoundError: there is no such cache.
     """
     method = _chosen("method", METHODS, "hgkd", arguments)
     answer_help((method, TrainingSettings), "distill", description, arguments)
+    from ..teachers.cache import cache_settings
     from ..training.arguments import DistillationArguments
 
-    return parse_recipe((method, DistillationArguments), arguments, description, "distill")
+    cache = recipe_value("teacher_cache", arguments)
+    defaults = None if cache is None else cache_settings(cache)
+    return parse_recipe((method, DistillationArguments), arguments, description, "distill", defaults)
 
 
 def parse_task(

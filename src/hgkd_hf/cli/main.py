@@ -13,6 +13,7 @@ from .errors import run_script
 # Each is a file of this folder with `main(arguments)`, whose docstring begins with what `hgkd --help` says of it.
 COMMANDS = (
     "distill",
+    "teach",
     "finetune",
     "evaluate",
     "export",

@@ -1,4 +1,4 @@
-"""Publish the student of a finished run.
+"""Publish the student of a finished run, or a teacher's cache as a dataset.
 
     hgkd publish runs/mine --repo_id user/name --dry_run     # shows what would be pushed
     hgkd publish runs/mine --repo_id user/name --private --license apache-2.0
@@ -18,7 +18,7 @@ from .parser import plain_parser
 
 def main(arguments: list[str] | None = None) -> None:
     parser = plain_parser("publish", __doc__)
-    parser.add_argument("run", type=Path, help="Folder of the run.")
+    parser.add_argument("run", type=Path, help="Folder of the run, or of the cache.")
     parser.add_argument("--repo_id", required=True, help="user/name, or name for one's own.")
     parser.add_argument("--best", action="store_true", help="The best student by kNN, instead of the last.")
     parser.add_argument("--license", help="E.g. apache-2.0; needed where teacher and data do not decide it.")
@@ -33,20 +33,29 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dry_run", action="store_true", help="Show what would be pushed, and push nothing.")
     args = parser.parse_args(arguments)
     from ..hub import License, PushOptions, push_student  # here, after --help is answered
+    from ..hub.cache_card import preview_cache, push_cache
     from ..hub.folder import BEST_FOLDER, STUDENT_FOLDER, preview_student
+    from ..teachers.cache.info import INFO_FILE
 
-    student = args.run / (BEST_FOLDER if args.best else STUDENT_FOLDER)
-    if not student.is_dir():
-        raise FileNotFoundError(f"there is no {student}: give the folder of a finished run.")
     license = License(args.license, args.license_name, args.license_link) if args.license else None
     if args.license == "other" and not (args.license_name and args.license_link):
         raise ValueError("--license other needs --license_name and --license_link.")
     message = args.message or PushOptions.message
     options = PushOptions(args.private, args.gated, args.revision, args.create_pr, args.tag, message)
+    if (args.run / INFO_FILE).is_file():
+        push, preview, folder = push_cache, preview_cache, args.run
+    else:
+        push, preview, folder = (
+            push_student,
+            preview_student,
+            args.run / (BEST_FOLDER if args.best else STUDENT_FOLDER),
+        )
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no {folder}: give the folder of a finished run, or of a teacher's cache.")
     if args.dry_run:
-        print(preview_student(student, args.repo_id, options, license))
+        print(preview(folder, args.repo_id, options, license))
         return
-    commit = push_student(student, args.repo_id, options, license)
+    commit = push(folder, args.repo_id, options, license)
     print(f"published: {commit.pr_url or commit.commit_url}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,11 @@ DROPPED = {
 
 
 def parse_recipe(
-    types: Sequence[type], arguments: Sequence[str] | None = None, description: str | None = None, command: str = ""
+    types: Sequence[type],
+    arguments: Sequence[str] | None = None,
+    description: str | None = None,
+    command: str = "",
+    defaults: Mapping[str, Any] | None = None,
 ) -> tuple:
     """Read `--recipe FILE` and flags into one instance of each dataclass in `types`.
 
@@ -41,6 +45,7 @@ def parse_recipe(
         arguments: the command line; default: the process's.
         description: what `--help` begins with.
         command: the command's name, for `--help` and errors of the command line.
+        defaults: of some settings, where others than the dataclasses'; names that no dataclass has are left out.
 
     Raises:
         ValueError: the recipe is no mapping, a key is no field (the message names the nearest one) or has no value.
@@ -50,16 +55,20 @@ def parse_recipe(
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = settings_parser(types, command, description)
     path = _flag_value("recipe", arguments)
+    known = {field.name for kind in types for field in fields(kind) if field.init}
+    # As flags in front of the real ones, defaults and a recipe's values meet the same checks, and later flags win.
+    flags = _as_flags({name: value for name, value in (defaults or {}).items() if name in known}, known, "")
     if path is not None:
-        known = {field.name for kind in types for field in fields(kind) if field.init}
-        # As flags in front of the real ones, a recipe's values meet the same checks, and later flags win.
-        arguments = _as_flags(read_recipe(path), known, path) + arguments
+        flags += _as_flags(read_recipe(path), known, path)
+    arguments = flags + arguments
     try:
         *instances, _ = parser.parse_args_into_dataclasses(args=arguments)
     except Exception as error:  # settings are refused with many kinds of errors, all of them the user's to mend
         raise ValueError(f"these settings do not fit: {' '.join(str(error).split())}") from error
     settled = _settled_before(instances, arguments)
-    return parse_recipe(types, [*arguments, *settled], description, command) if settled else tuple(instances)
+    if not settled:
+        return tuple(instances)
+    return parse_recipe(types, [*arguments, *settled], description, command, defaults)
 
 
 def recipe_value(name: str, arguments: Sequence[str] | None = None) -> str | None:

@@ -1,0 +1,161 @@
+"""Run a frozen teacher once over several views of every image, and keep what it sees for any number of students.
+
+    hgkd teach --teacher facebook/dinov2-small --dataset path/to/images --views 8 --output_dir caches/mine
+    accelerate launch -m hgkd_hf.cli.teach --teacher facebook/dinov2-small --dataset path/to/images
+
+--dry_run tells how many bytes it takes, and how long, before anything is written. The same command resumes after a
+stop; with larger --views it adds views. `hgkd distill --teacher_cache caches/mine --dataset path/to/images` then
+trains a student, and `hgkd publish caches/mine --repo_id user/name` publishes the cache as a dataset.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..training.teaching import TeachSettings
+from .distill import show
+from .errors import run_script
+from .parser import answer_help
+from .recipe import parse_recipe
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from torch import Tensor
+
+    from ..data.cached import TeacherViews
+    from ..teachers.cache import CacheInfo
+    from ..teachers.cache.info import Shard
+
+
+def main(arguments: list[str] | None = None) -> dict:
+    answer_help((TeachSettings,), "teach", __doc__, arguments)
+    (settings,) = parse_recipe((TeachSettings,), arguments, __doc__, "teach")
+    settings.check()
+    from ..hub.cache_card import write_cache_card
+    from ..hub.sources import find_source
+    from ..teachers.cache import begin_cache, write_shards
+
+    accelerator, folder = join_processes(), Path(settings.output_dir)
+    views, teacher = settings.teacher_views(), settings.load_teacher()
+    info = settings.cache_info(teacher)
+    see = settings.eyes(teacher, info, accelerator.device)
+    if settings.dry_run:
+        return on_main_process(accelerator, lambda: dry_run(settings, info, views, see, accelerator.num_processes))
+
+    start = time.perf_counter()
+    shards = on_main_process(accelerator, lambda: begin_cache(folder, info))
+    check_space(folder, info, shards)
+    own = shards[accelerator.process_index :: accelerator.num_processes]
+    sizes = {"batch_size": settings.batch_size, "num_workers": settings.num_workers}
+    write_shards(folder, info, own, views, see, **sizes, progress=accelerator.is_main_process)
+    accelerator.wait_for_everyone()
+    result = {"shards": len(shards), "bytes": info.bytes, "seconds": round(time.perf_counter() - start, 1)}
+    if accelerator.is_main_process:
+        teacher = find_source(settings.teacher, "model", info.teacher_revision)
+        write_cache_card(folder, teacher, find_source(settings.dataset, "dataset", info.dataset_revision))
+        show(describe(info) | {"written": f"{len(shards)} of {len(info.shards)} shards in {result['seconds']} s"})
+    return result
+
+
+def join_processes() -> Accelerator:
+    """This process among those that share the work.
+
+    Raises:
+        RuntimeError: the launcher started several, but each believes that it is alone.
+    """
+    import torch
+    from accelerate import Accelerator, InitProcessGroupKwargs
+
+    # They wait for each other at the end, and the last may be a whole shard behind.
+    patience = InitProcessGroupKwargs(timeout=timedelta(days=2))
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[patience])
+    started = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != started:
+        raise RuntimeError(f"{started} processes were started, but each believes that it is alone.")
+    return accelerator
+
+
+def on_main_process(accelerator: Accelerator, work: Callable[[], Any]) -> Any:
+    """What `work` gives in the main process, in all of them."""
+    from accelerate.utils import broadcast_object_list
+
+    return broadcast_object_list([work() if accelerator.is_main_process else None])[0]
+
+
+def check_space(folder: Path, info: CacheInfo, shards: Sequence[Shard]) -> None:
+    """Refuse to write what does not fit on the disk.
+
+    Raises:
+        ValueError: it does not.
+    """
+    from ..training.memory_estimate import gigabytes
+
+    needed = sum(shard.stop - shard.start for shard in shards) * info.bytes_per_image
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise ValueError(
+            f"the cache needs {gigabytes(needed)} more, but {gigabytes(free)} are free on the disk of {folder}: free "
+            "some, or choose another --output_dir, fewer --views, --storage int8, or a smaller --pooled_grid."
+        )
+
+
+def describe(info: CacheInfo) -> dict[str, str]:
+    """What the cache is, one fact an entry."""
+    from ..training.memory_estimate import gigabytes
+
+    layers, pixels = ", ".join(map(str, info.teacher_layers)), "x".join(map(str, info.teacher_image_size))
+    view, grid = gigabytes(info.rows * info.bytes_per_image), " x ".join(map(str, info.grid))
+    return {
+        "teacher": f"{info.teacher}, layers {layers} at {pixels} px, {info.teacher_dtype}",
+        "images": f"{info.rows:,} of {info.dataset}, split {info.split}, views at {info.transform['image_size']} px",
+        "maps": f"{info.channels} channels, {grid} positions, {info.storage}: {info.bytes_per_image:,} bytes",
+        "size": f"{view} a view, {gigabytes(info.bytes)} for {info.views} view(s)",
+    }
+
+
+def dry_run(
+    settings: TeachSettings, info: CacheInfo, views: TeacherViews, see: Callable[[Tensor], Tensor], processes: int
+) -> dict:
+    """Print what the cache would be: its size, and how long it takes by a measured batch. Nothing is written."""
+    from ..teachers.cache import shards_to_write
+    from ..training.memory_estimate import gigabytes
+
+    shards = shards_to_write(Path(settings.output_dir), info)
+    images = sum(shard.stop - shard.start for shard in shards)
+    per_image = measure(settings, views, see)
+    seconds = images * per_image / processes
+    disk = next(path for path in Path(settings.output_dir).absolute().parents if path.is_dir())
+    show(
+        describe(info)
+        | {
+            "to write": f"{len(shards)} of {len(info.shards)} shards; {gigabytes(shutil.disk_usage(disk).free)} free",
+            "time": f"about {timedelta(seconds=round(seconds))}, at {processes / per_image:.3g} views a second",
+            "dry run": "all checks passed; nothing was written",
+        }
+    )
+    return {"bytes": info.bytes, "bytes_per_view": info.rows * info.bytes_per_image, "seconds": seconds}
+
+
+def measure(settings: TeachSettings, views: TeacherViews, see: Callable[[Tensor], Tensor]) -> float:
+    """Seconds a view, by the second of two equal batches."""
+    from torch.utils.data import default_collate
+
+    keys = [(0, row % len(views)) for row in range(settings.batch_size)]
+    for _ in range(2):
+        start = time.perf_counter()
+        batch = default_collate([views[key] for key in keys])
+        read = time.perf_counter() - start
+        see(batch["pixel_values"]).cpu()
+        seen = time.perf_counter() - start - read
+    # Workers read while the teacher sees.
+    return (max(read / settings.num_workers, seen) if settings.num_workers else read + seen) / len(keys)
+
+
+if __name__ == "__main__":
+    run_script(main)

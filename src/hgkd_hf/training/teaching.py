@@ -1,0 +1,165 @@
+"""What `hgkd teach` is told, and what it makes of it: a teacher, images, their views, and the plan of a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from ..methods.base.settings import Settings, setting
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..data import ImageSource, ImageTransform
+    from ..data.cached import TeacherViews
+    from ..teachers import PatchTeacher
+    from ..teachers.cache import CacheInfo
+
+# Of an `ImageTransform`, what a student's own settings decide.
+_NOT_OF_THE_VIEW = ("train", "image_mean", "image_std", "crop_fraction")
+
+
+@dataclass
+class TeachSettings(Settings):
+    """Which teacher sees which views of which images, and how what it sees is kept."""
+
+    dataset: str = setting(help="Hub id or path: a folder of images, of parquet files, a saved dataset.")
+    teacher: str = setting(help="Hub id or folder of the teacher, a vision transformer.")
+    output_dir: str = setting("caches/teacher", "The cache's folder.")
+    views: int = setting(1, "Views of each image: view k is that of epoch k of a run with the same seed.", minimum=1)
+    storage: Literal["float32", "float16", "int8"] = setting(
+        "int8", "Type of the stored values; int8 has a scale for each channel of an image."
+    )
+    pooled_grid: int | None = setting(None, "Side of the grid to which maps are averaged; default: keep all.")
+    images_per_shard: int = setting(4096, "Images in a file, which is lost if it is not completed.", minimum=1)
+
+    teacher_revision: str | None = setting(None, "Branch, tag or commit of the teacher.")
+    teacher_layers: list[int] = setting([-1], "Layers whose maps are kept: -1 = final output, i = block i.")
+    teacher_image_size: int | None = setting(None, "Pixels; default: what fits a student of stride 32.", minimum=1)
+    teacher_dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "Precision of the teacher.")
+
+    image_size: int = setting(224, "Pixels of the views.", minimum=1)
+    crop_scale: list[float] = setting([0.67, 1.0], "Share of the area cropped.")
+    flip_probability: float = setting(0.5, "Of a horizontal flip.", minimum=0, maximum=1)
+    color_jitter: float = setting(0.0, "Of brightness, contrast and saturation.", minimum=0, maximum=1)
+    seed: int = setting(42, "Of the views.")
+
+    dataset_config: str | None = setting(None, "Configuration of the dataset.")
+    dataset_revision: str | None = setting(None, "Branch, tag or commit of the dataset.")
+    split: str = setting("train", "Split of the dataset.")
+    image_column: str | None = setting(None, "Needed where several columns hold images.")
+    max_samples: int | None = setting(None, "Use at most so many images.", minimum=1)
+
+    batch_size: int = setting(64, "Images that the teacher sees at once.", minimum=1)
+    num_workers: int = setting(0, "Processes that decode images, beside each that runs the teacher.", minimum=0)
+    dry_run: bool = setting(False, "Check everything, tell bytes and time, and stop.")
+
+    @cached_property
+    def source(self) -> ImageSource:
+        """The images."""
+        from ..data import load_images
+
+        return load_images(
+            self.dataset,
+            split=self.split,
+            config_name=self.dataset_config,
+            revision=self.dataset_revision,
+            image_column=self.image_column,
+            max_samples=self.max_samples,
+        )
+
+    @cached_property
+    def transform(self) -> ImageTransform:
+        """What cuts the views; normalised as for a student, so that the teacher sees what it sees in live training."""
+        from ..data import ImageTransform
+
+        return ImageTransform(
+            self.image_size,
+            train=True,
+            crop_scale=tuple(self.crop_scale),
+            flip_probability=self.flip_probability,
+            color_jitter=self.color_jitter,
+        )
+
+    def teacher_views(self) -> TeacherViews:
+        """The views of all images."""
+        from ..data.cached import TeacherViews
+
+        return TeacherViews(self.source, self.transform, seed=self.seed)
+
+    def load_teacher(self) -> PatchTeacher:
+        """The teacher; by default at the image size that a student with cells of 32 pixels asks for."""
+        import torch
+
+        from ..methods.hgkd import aligned_teacher_image_size
+        from ..students.sparse_unet import SparseUNetConfig
+        from ..teachers import PatchTeacher
+
+        size, hub = self.teacher_image_size, {"revision": self.teacher_revision}
+        if size is None:
+            patch, student = PatchTeacher.patch_size_of(self.teacher, **hub), SparseUNetConfig()
+            if self.image_size % student.cell_size:
+                size = max(1, self.image_size // patch) * patch
+            else:
+                size = aligned_teacher_image_size(patch, self.image_size, student)
+        dtype = getattr(torch, self.teacher_dtype)
+        return PatchTeacher.from_pretrained(
+            self.teacher, layers=self.teacher_layers, image_size=size, dtype=dtype, **hub
+        )
+
+    def cache_info(self, teacher: PatchTeacher) -> CacheInfo:
+        """What the cache is to hold.
+
+        Raises:
+            ValueError: the teacher's grid is not a multiple of `pooled_grid`.
+        """
+        from ..checkpoints.identity import weights_digest
+        from ..teachers.cache import CacheInfo
+        from ..teachers.cache.info import public_name
+
+        grid = teacher.grid if self.pooled_grid is None else (self.pooled_grid, self.pooled_grid)
+        if any(side % pooled for side, pooled in zip(teacher.grid, grid)):
+            raise ValueError(
+                f"the teacher's grid of {teacher.grid} tokens is not a multiple of pooled_grid {self.pooled_grid}: "
+                "choose a divisor (--pooled_grid), or another --teacher_image_size."
+            )
+        view = {name: value for name, value in asdict(self.transform).items() if name not in _NOT_OF_THE_VIEW}
+        return CacheInfo(
+            teacher=public_name(self.teacher),
+            teacher_revision=teacher.revision,
+            teacher_weights=weights_digest(teacher),
+            teacher_dtype=self.teacher_dtype,
+            teacher_layers=teacher.layers,
+            teacher_image_size=teacher.image_size,
+            hidden_sizes=teacher.hidden_sizes,
+            grid=grid,
+            dataset=public_name(self.dataset),
+            dataset_revision=self.dataset_revision,
+            dataset_config=self.dataset_config,
+            split=self.split,
+            max_samples=self.max_samples,
+            rows=self.source.num_rows,
+            fingerprint=self.source.fingerprint,
+            transform=view,
+            seed=self.seed,
+            views=self.views,
+            storage=self.storage,
+            images_per_shard=self.images_per_shard,
+        )
+
+    def eyes(self, teacher: PatchTeacher, info: CacheInfo, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """`pixel_values` (B, 3, H, W) to what the teacher sees, (B, C, *info.grid) float32, all layers as one map."""
+        import torch
+        import torch.nn.functional as F
+
+        from ..teachers.showing import show
+
+        def see(pixel_values: Tensor) -> Tensor:
+            output = show(teacher, pixel_values.to(device), self.transform.image_mean, self.transform.image_std)
+            maps = torch.cat(output.feature_maps, 1)
+            return maps if maps.shape[-2:] == info.grid else F.adaptive_avg_pool2d(maps, info.grid)
+
+        return see
