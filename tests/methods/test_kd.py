@@ -91,6 +91,26 @@ def test_parts_of_an_objective_are_named_terms(teacher, objective, parts):
     torch.testing.assert_close(output.distillation_loss, total)
 
 
+@pytest.mark.parametrize("objective", ["kd", "dkd"])
+def test_standardized_logits_by_hand(teacher, objective):
+    """z = (logits - their mean) / their deviation over the classes, so that scale and shift do not matter."""
+    model = build(teacher, objective=objective, standardize_logits=True, temperature=2.0).eval()
+    pixel_values, labels = batch()
+    output, target = model(pixel_values, labels), seen(model, pixel_values)
+
+    def z(logits, scale=1.0, shift=0.0):
+        logits = scale * logits + shift
+        return (logits - logits.mean(1, keepdim=True)) / logits.std(1, correction=0, keepdim=True)
+
+    theirs, ours = z(target.logits, 7.0, 3.0), z(output.logits)
+    expected = (
+        4 * ((theirs / 2).softmax(1) * ((theirs / 2).log_softmax(1) - (ours / 2).log_softmax(1))).sum(1).mean()
+        if objective == "kd"
+        else decoupled_distillation_loss(ours, theirs, labels, temperature=2.0)["loss"]
+    )
+    torch.testing.assert_close(output.distillation_loss, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_description_names_every_weight(teacher):
     model = build(teacher, objective="dkd", target_class_weight=2.0, other_classes_weight=3.0)
     assert model.describe_objective()["objective"].endswith("(DKD) 1, T 4, target class 2, others 3")
@@ -133,6 +153,10 @@ def test_soft_labels(teacher):
         ({"student_layer": 4}, r"student_layer is 4, but the student \(resnet\) has 1 to 3, and -1"),
         ({"objective": "labels", "label_weight": 0.0}, "objective 'labels' .* leaves nothing to learn"),
         ({"label_weight": 0.0, "distillation_weight": 0.0}, "leaves nothing to learn: raise one of the weights"),
+        (
+            {"objective": "hint", "standardize_logits": True},
+            "'hint' compares no logits: leave --standardize_logits",
+        ),
     ],
 )
 def test_bad_config(teacher, fields, match):

@@ -160,6 +160,8 @@ class KDForImageClassification(ImageClassificationDistiller):
     ) -> dict[str, Tensor]:
         """The objective as `loss`, and its terms."""
         config = self.config
+        if config.standardize_logits:
+            logits, target.logits = (F.layer_norm(x, x.shape[1:], eps=1e-7) for x in (logits, target.logits))
         if config.objective == "kd":
             return {"loss": soft_distillation_loss(logits, target.logits, config.temperature)}
         if config.objective == "dkd":

@@ -29,6 +29,9 @@ class KDSettings(LabelledSettings):
     label_weight: float = setting(1.0, "Of the label loss.", minimum=0)
     distillation_weight: float = setting(1.0, "Of the objective.", minimum=0)
     temperature: float | None = setting(None, "Default: logits 4, contrastive 0.07.", above=0)
+    standardize_logits: bool = setting(
+        False, "kd and dkd compare the logits' z-scores over the classes (arXiv:2403.01427, with temperature 2)."
+    )
     target_class_weight: float = setting(1.0, "DKD's alpha.", minimum=0)
     other_classes_weight: float = setting(8.0, "DKD's beta.", minimum=0)
     student_layer: int = setting(
@@ -52,8 +55,13 @@ class KDSettings(LabelledSettings):
         return "objective 'dkd'" if self.objective == "dkd" else ""
 
     def check(self) -> None:
-        """Also refuse weights that leave nothing to learn."""
+        """Also refuse weights that leave nothing to learn, and logits to standardise where none are compared."""
         super().check()
+        if self.standardize_logits and self.objective not in ("kd", "dkd"):
+            raise ValueError(
+                f"objective {self.objective!r} compares no logits: leave --standardize_logits out, or set --objective "
+                f"kd or dkd."
+            )
         if not self.label_weight and (self.objective == "labels" or not self.distillation_weight):
             raise ValueError(
                 f"label_weight is 0, and objective {self.objective!r} with distillation_weight "
