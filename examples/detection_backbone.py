@@ -9,7 +9,7 @@ so with your own images, and with every student: transformers has no backbone cl
 from scenes import SIDE, arguments, fine_tune, write_scenes
 from transformers import AutoConfig, AutoModel, RTDetrConfig, RTDetrForObjectDetection
 
-from hgkd_hf.finetuning import ObjectDetection
+from hgkd_hf.finetuning.detection import ObjectDetection
 
 WIDTH = 128
 

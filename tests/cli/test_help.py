@@ -1,15 +1,19 @@
 """Every command answers `--help` at once, names its flags, and shows examples that can be copied."""
 
+import os
 import re
 import shlex
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from hgkd_hf.cli.main import COMMANDS, load, main
-from hgkd_hf.finetuning import TASKS
+from hgkd_hf.finetuning import settings as tasks
+from hgkd_hf.finetuning.registry import TASKS
+from hgkd_hf.methods import settings as methods
 from hgkd_hf.methods.registry import METHODS
 
 REPOSITORY = Path(__file__).parents[2]
@@ -20,7 +24,7 @@ CHOICES = [
     *((name, "--help_all") for name in ("distill", "finetune", "pretrain-teacher")),
 ]
 # Read as the user's shell would: without the package's own test environment.
-RUN = "import sys; sys.argv = ['hgkd', *sys.argv[1:]]; from hgkd_hf.cli.main import main; main()"
+RUN = "import sys; sys.argv[0] = 'hgkd'; from hgkd_hf.cli.main import main; main()"
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +102,7 @@ def test_wrong_command_names_the_nearest():
         main(["zzz"])
 
 
-@pytest.mark.parametrize("command", ["distill", "publish"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_ways_to_call_a_command_are_one(command):
     """`hgkd X`, `python -m hgkd_hf.cli.x` and, where there is one, `training/x.py`."""
     module = command.replace("-", "_")
@@ -110,3 +114,31 @@ def test_ways_to_call_a_command_are_one(command):
     ]
     assert all(result.returncode == 0 for result in shown), shown[-1].stderr[-2000:]
     assert len({result.stdout for result in shown}) == 1
+
+
+def flags_of(*types: type) -> dict[str, tuple]:
+    return {item.name: (item.type, item.default, item.metadata.get("help")) for kind in types for item in fields(kind)}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_help_shows_the_settings_that_a_method_takes(name):
+    assert methods.SETTINGS.keys() == METHODS.keys()
+    assert flags_of(*reversed(methods.SETTINGS[name])) == flags_of(METHODS[name])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_help_shows_the_settings_that_a_task_takes(name):
+    assert tasks.SETTINGS.keys() == TASKS.keys()
+    assert flags_of(tasks.SETTINGS[name]) == flags_of(TASKS[name])
+
+
+@pytest.mark.parametrize("arguments", [(), *((name,) for name in COMMANDS)], ids=lambda words: " ".join(words) or "-")
+def test_help_takes_less_than_two_seconds(arguments):
+    """Of processor time, which other processes change little; torch is what would take seconds."""
+    code = f"{RUN[:-7]}\ntry: main()\nfinally: print(sorted({{'torch', 'datasets'}} & set(sys.modules)))"
+    before = os.times()
+    command = [sys.executable, "-c", code, *arguments, "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    after = os.times()
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 2
+    assert result.stdout.splitlines()[-1] == "[]"

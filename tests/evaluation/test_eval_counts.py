@@ -11,7 +11,8 @@ from transformers import ResNetConfig, ResNetModel
 
 from hgkd_hf.data import DistillationDataset, EvaluationDataset, ImageTransform, load_images
 from hgkd_hf.evaluation import image_set_features
-from hgkd_hf.finetuning import FineTuningArguments, FineTuningTrainer, ImageClassification
+from hgkd_hf.finetuning.classification import ImageClassification
+from hgkd_hf.finetuning.trainer import FineTuningArguments, FineTuningTrainer
 from hgkd_hf.hub.callback import CardCallback
 from hgkd_hf.hub.student_card import StudentCard
 from hgkd_hf.training.arguments import DistillationArguments

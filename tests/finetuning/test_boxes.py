@@ -11,8 +11,8 @@ from datasets import ClassLabel, List, Value
 from PIL import Image
 
 from hgkd_hf.data.decode import CorruptImageError
-from hgkd_hf.finetuning import ObjectDetection
 from hgkd_hf.finetuning.boxes import BOX_FORMATS
+from hgkd_hf.finetuning.detection import ObjectDetection
 
 BOX = [10.0, 20.0, 40.0, 20.0]  # x, y, width, height in 64 x 48 pixels
 NAMES = ClassLabel(names=["cell", "dot"])

@@ -7,7 +7,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from hgkd_hf.finetuning import ImageClassification
+from hgkd_hf.finetuning.classification import ImageClassification
 
 COLOURS = {"cat": (250, 0, 0), "dog": (0, 0, 250), "cow": (0, 250, 0)}
 

@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from hgkd_hf.cli.choices import parse_task
-from hgkd_hf.finetuning import FineTuningArguments, FineTuningTrainer
+from hgkd_hf.finetuning.trainer import FineTuningArguments, FineTuningTrainer
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "training" / "finetune.py"

@@ -11,8 +11,8 @@ from datasets import Array2D, Image, Value
 from PIL import Image as PILImage
 
 from hgkd_hf.data.decode import CorruptImageError
-from hgkd_hf.finetuning import SemanticSegmentation
 from hgkd_hf.finetuning.masks import IGNORED, read_pixel_values
+from hgkd_hf.finetuning.segmentation import SemanticSegmentation
 
 SQUARE = np.zeros((48, 64), np.uint8)
 SQUARE[10:30, 20:50] = 1

@@ -10,9 +10,10 @@ from transformers import AutoModel, ResNetModel
 from hgkd_hf import SparseUNetForSemanticSegmentation, SparseUNetModel
 from hgkd_hf.cli.choices import parse_task
 from hgkd_hf.data import open_split
-from hgkd_hf.finetuning import ImageClassification, ObjectDetection, SemanticSegmentation
-from hgkd_hf.finetuning.classification import soft_cross_entropy
+from hgkd_hf.finetuning.classification import ImageClassification, soft_cross_entropy
+from hgkd_hf.finetuning.detection import ObjectDetection
 from hgkd_hf.finetuning.masks import IGNORED
+from hgkd_hf.finetuning.segmentation import SemanticSegmentation
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hgkd_hf.hub.folder import describe_model, write_card
 from hgkd_hf.hub.papers import METHOD_NOTES, method_of
 from hgkd_hf.hub.sources import License, Source
 from hgkd_hf.hub.student_card import StudentCard
-from hgkd_hf.methods.kd import KDConfig, KDForImageClassification
+from hgkd_hf.methods.kd.modeling import KDConfig, KDForImageClassification
 
 from . import cards
 

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoModelForImageClassification
 from hgkd_hf.cli.choices import parse_method
 from hgkd_hf.cli.recipe import to_recipe
 from hgkd_hf.data import collate
-from hgkd_hf.methods.base import Distiller
+from hgkd_hf.methods.base.distiller import Distiller
 from hgkd_hf.methods.base.settings import SettingHelp, choices_of, hints_of
 from hgkd_hf.students.features import pooled_features
 

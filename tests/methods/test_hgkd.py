@@ -6,7 +6,7 @@ from transformers import AutoModelForPreTraining, ViTMAEConfig, ViTMAEForPreTrai
 
 from hgkd_hf import HGKDConfig, HGKDForPreTraining, PatchTeacher, SparseUNetConfig, SparseUNetModel
 from hgkd_hf.hub.papers import METHOD_NOTES
-from hgkd_hf.methods.hgkd import aligned_teacher_image_size
+from hgkd_hf.methods.hgkd.modeling import aligned_teacher_image_size
 from hgkd_hf.sparse.masking import random_cell_mask
 
 

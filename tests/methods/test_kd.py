@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from hgkd_hf import PatchTeacher
-from hgkd_hf.methods.kd import KDConfig, KDForImageClassification
+from hgkd_hf.methods.kd.modeling import KDConfig, KDForImageClassification
 from hgkd_hf.objectives.decoupled import decoupled_distillation_loss
 from hgkd_hf.teachers import ClassifierTeacher
 

@@ -21,11 +21,11 @@ from transformers import (
 )
 
 from hgkd_hf import PatchTeacher
-from hgkd_hf.methods.manifold import (
+from hgkd_hf.methods.manifold.modeling import (
     ManifoldDistillationConfig,
     ManifoldDistillationForImageClassification,
+    common_tokens,
 )
-from hgkd_hf.methods.manifold.modeling import common_tokens
 from hgkd_hf.objectives.manifold import manifold_loss
 from hgkd_hf.students.classifier_layers import build_classifier, logits_and_maps, student_layers
 from hgkd_hf.teachers import ClassifierTeacher

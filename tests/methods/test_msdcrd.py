@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from hgkd_hf import PatchTeacher
-from hgkd_hf.methods.msdcrd import MSDCRDConfig, MSDCRDForImageClassification
+from hgkd_hf.methods.msdcrd.modeling import MSDCRDConfig, MSDCRDForImageClassification
 from hgkd_hf.objectives.multi_scale_contrastive import multi_scale_contrastive_loss
 from hgkd_hf.teachers import ClassifierTeacher
 from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from hgkd_hf import PatchTeacher
-from hgkd_hf.methods.rob import RoBConfig, RoBForPreTraining
+from hgkd_hf.methods.rob.modeling import RoBConfig, RoBForPreTraining
 from hgkd_hf.teachers import TeacherHead
 from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 

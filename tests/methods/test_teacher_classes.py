@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from hgkd_hf.methods.kd import KDConfig, KDForImageClassification
-from hgkd_hf.methods.manifold import ManifoldDistillationConfig, ManifoldDistillationForImageClassification
-from hgkd_hf.methods.msdcrd import MSDCRDConfig, MSDCRDForImageClassification
+from hgkd_hf.methods.kd.modeling import KDConfig, KDForImageClassification
+from hgkd_hf.methods.manifold.modeling import ManifoldDistillationConfig, ManifoldDistillationForImageClassification
+from hgkd_hf.methods.msdcrd.modeling import MSDCRDConfig, MSDCRDForImageClassification
 from hgkd_hf.teachers import ClassifierTeacher
 
 CNN = {"embedding_size": 8, "hidden_sizes": [8, 16, 24], "depths": [1, 1, 1], "layer_type": "basic"}

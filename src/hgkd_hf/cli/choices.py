@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ..finetuning import TASKS
+from ..finetuning import settings as tasks
 from ..finetuning.settings import FineTuningSettings
-from ..methods.registry import METHODS
+from ..methods import settings as methods
 from ..training.settings import TrainingSettings
 from .parser import answer_help
 from .recipe import parse_recipe, recipe_value
 
 if TYPE_CHECKING:
-    from ..finetuning import FineTuningArguments, Task
+    from ..finetuning.task import Task
+    from ..finetuning.trainer import FineTuningArguments
     from ..methods.base.method import Method
     from ..training.arguments import DistillationArguments
 
@@ -30,14 +31,15 @@ def parse_method(
         ValueError: there is no such method.
         FileNotFoundError: there is no such cache.
     """
-    method = _chosen("method", METHODS, "hgkd", arguments)
-    answer_help((method, TrainingSettings), "distill", description, arguments)
+    method = _chosen("method", methods.SETTINGS, "hgkd", arguments)
+    answer_help((*methods.SETTINGS[method], TrainingSettings), "distill", description, arguments)
+    from ..methods.registry import METHODS
     from ..teachers.cache import cache_settings
     from ..training.arguments import DistillationArguments
 
     cache = recipe_value("teacher_cache", arguments)
     defaults = None if cache is None else cache_settings(cache)
-    return parse_recipe((method, DistillationArguments), arguments, description, "distill", defaults)
+    return parse_recipe((METHODS[method], DistillationArguments), arguments, description, "distill", defaults)
 
 
 def parse_task(
@@ -50,15 +52,16 @@ def parse_task(
     Raises:
         ValueError: there is no such task.
     """
-    task = _chosen("task", TASKS, "image-classification", arguments)
-    answer_help((task, FineTuningSettings), "finetune", description, arguments)
-    from ..finetuning import FineTuningArguments
+    task = _chosen("task", tasks.SETTINGS, "image-classification", arguments)
+    answer_help((tasks.SETTINGS[task], FineTuningSettings), "finetune", description, arguments)
+    from ..finetuning.registry import TASKS
+    from ..finetuning.trainer import FineTuningArguments
 
-    return parse_recipe((task, FineTuningArguments), arguments, description, "finetune")
+    return parse_recipe((TASKS[task], FineTuningArguments), arguments, description, "finetune")
 
 
-def _chosen(key: str, choices: Mapping[str, type], default: str, arguments: Sequence[str] | None) -> type:
-    """The settings' type that flags or else the recipe name.
+def _chosen(key: str, choices: Mapping[str, Any], default: str, arguments: Sequence[str] | None) -> str:
+    """The choice that flags or else the recipe name.
 
     Raises:
         ValueError: it is none of the choices.
@@ -66,4 +69,4 @@ def _chosen(key: str, choices: Mapping[str, type], default: str, arguments: Sequ
     name = recipe_value(key, arguments) or default
     if name not in choices:
         raise ValueError(f"{key} is {name!r}: choose one of {', '.join(choices)} (--{key}).")
-    return choices[name]
+    return name

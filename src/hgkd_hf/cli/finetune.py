@@ -23,7 +23,8 @@ from .errors import run_script
 from .recipe import RECIPE_FILE, to_recipe
 
 if TYPE_CHECKING:
-    from ..finetuning import FineTuningArguments, FineTuningTrainer, Task
+    from ..finetuning.task import Task
+    from ..finetuning.trainer import FineTuningArguments, FineTuningTrainer
 
 NO_PART_OF_IDENTITY = ("resume", "eval_split", "max_eval_samples")
 
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> dict:
 
     from ..checkpoints.identity import check_same_run
     from ..data.skipped import SKIPPED_FILE
-    from ..finetuning import FineTuningTrainer
+    from ..finetuning.trainer import FineTuningTrainer
     from ..report import ReportCallback
     from .resume import checkpoint_to_resume
 

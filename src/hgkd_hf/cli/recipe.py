@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ..methods.base import Settings
+from ..methods.base.settings import Settings
 from .parser import settings_parser
 
 RECIPE_FILE = "recipe.yaml"  # in a run's folder

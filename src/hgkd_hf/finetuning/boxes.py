@@ -12,12 +12,11 @@ from datasets import ClassLabel, Dataset, List, Value
 
 from ..data.decode import CorruptImageError
 from ..data.errors import listed
+from .settings import BOX_FORMATS, NORMALISED
 from .survey import Survey, share
 
 BOX_KEYS = ("bbox", "bboxes", "boxes", "box")
 CATEGORY_KEYS = ("category", "categories", "category_id", "category_ids", "label", "labels", "class", "classes")
-_NORMALISED = "-normalised"
-BOX_FORMATS = tuple(f"{order}{unit}" for unit in ("", _NORMALISED) for order in ("xywh", "xyxy", "cxcywh"))
 FORM = "{'bbox': [...], 'category': [...]} or a list of {'bbox': [...], 'category': ...}"
 
 # A box may reach so far beyond its image, as a share of its side, before it counts as one that does not fit.
@@ -140,12 +139,12 @@ def to_corners(boxes: np.ndarray, box_format: str, sizes: np.ndarray) -> np.ndar
         sizes: (width, height) of the image, or of each box's image (N, 2), in pixels.
     """
     first, second = boxes[:, :2], boxes[:, 2:]
-    order = box_format.removesuffix(_NORMALISED)
+    order = box_format.removesuffix(NORMALISED)
     if order == "xywh":
         first, second = first, first + second
     elif order == "cxcywh":
         first, second = first - second / 2, first + second / 2
-    scale = sizes if box_format.endswith(_NORMALISED) else 1
+    scale = sizes if box_format.endswith(NORMALISED) else 1
     return np.concatenate([first * scale, second * scale], 1)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,28 +28,17 @@ from ..data import (
 from ..hub import student_image_processor
 from ..students.classifier_layers import build_classifier
 from ..students.presets import student_encoder_config
+from .settings import ImageClassificationSettings
 from .task import Task
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class ImageClassification(Task):
+class ImageClassification(ImageClassificationSettings, Task):
     """One label an image."""
 
     main_metric: ClassVar[str] = "top1_accuracy"
-
-    image_size: int = field(default=224, metadata={"help": "Pixels of the side of the crops."})
-    crop_scale: list[float] = field(
-        default_factory=lambda: [0.25, 1.0], metadata={"help": "Share of the area cropped in training."}
-    )
-    crop_fraction: float = field(
-        default=1.0, metadata={"help": "Share of the resized image that an evaluation crop keeps."}
-    )
-    color_jitter: float = field(default=0.0, metadata={"help": "Change of brightness, contrast and saturation."})
-    mixup: float = field(default=0.0, metadata={"help": "Alpha of mixup; 0 = none."})
-    cutmix: float = field(default=0.0, metadata={"help": "Alpha of cutmix; 0 = none."})
-    label_smoothing: float = field(default=0.0, metadata={"help": "Share of a label spread over all classes."})
 
     @cached_property
     def names(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ from ..data import DistillationDataset, ImageSource, sample_generator
 from ..students.features import feature_scales
 from ..students.sparse_unet import SparseUNetBackbone, SparseUNetConfig
 from .geometry import Placement
+from .settings import DenseSettings
 from .survey import Survey
 from .task import Task
 
@@ -27,20 +28,10 @@ STRIDE = 32  # of the coarsest map of the usual encoders: the heads add maps up 
 
 
 @dataclass
-class DenseTask(Task):
+class DenseTask(DenseSettings, Task):
     """A task whose targets lie in the image's plane."""
 
     default_target_column: ClassVar[str]
-
-    image_size: list[int] = field(
-        default_factory=lambda: [512],
-        metadata={"help": "Pixels of the canvas: one side, or height and width, multiples of 32."},
-    )
-    scale_range: list[float] = field(
-        default_factory=lambda: [0.5, 2.0],
-        metadata={"help": "Multiples of the canvas at which training images are laid on it."},
-    )
-    head_width: int = field(default=256, metadata={"help": "Channels of the head."})
 
     def __post_init__(self):
         if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1]:

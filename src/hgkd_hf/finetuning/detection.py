@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ from ..students.features import feature_scales
 from .boxes import BOX_FORMATS, BoxSurvey, category_names, class_numbers, misfitting, read_objects, to_corners
 from .dense import DenseTask, backbone_config, load_backbone_weights
 from .geometry import Placement
+from .settings import ObjectDetectionSettings
 
 logger = logging.getLogger(__name__)
 
@@ -32,22 +33,12 @@ VISIBLE_SHARE = 0.3
 
 
 @dataclass
-class ObjectDetection(DenseTask):
+class ObjectDetection(ObjectDetectionSettings, DenseTask):
     """Boxes with a class; a row's objects are `{"bbox": [[x, y, width, height], ...], "category": [...]}` or alike."""
 
     main_metric: ClassVar[str] = "ap"
     default_target_column: ClassVar[str] = "objects"
     _has_warned = False
-
-    box_format: str = field(
-        default="xywh",
-        metadata={
-            "help": "Of the stored boxes: x, y, width, height; corners; or centre and size; in pixels, or as "
-            f"shares of the image's sides: {', '.join(BOX_FORMATS)}."
-        },
-    )
-    num_queries: int = field(default=300, metadata={"help": "Most boxes that an image can get."})
-    decoder_layers: int = field(default=6, metadata={"help": "Of the detector's decoder."})
 
     def __post_init__(self):
         super().__post_init__()

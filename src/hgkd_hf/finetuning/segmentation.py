@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
@@ -23,25 +23,15 @@ from ..students.sparse_unet import SparseUNetConfig, SparseUNetForSemanticSegmen
 from .dense import DenseTask, backbone_config, load_backbone_weights
 from .geometry import Placement
 from .masks import IGNORED, UNKNOWN, ClassValues, MaskSurvey, check_size, read_pixel_values
+from .settings import SemanticSegmentationSettings
 
 
 @dataclass
-class SemanticSegmentation(DenseTask):
+class SemanticSegmentation(SemanticSegmentationSettings, DenseTask):
     """One class a pixel; masks are single-band images of class numbers."""
 
     main_metric: ClassVar[str] = "mean_iou"
     default_target_column: ClassVar[str] = "mask"
-
-    ignore_index: int = field(default=255, metadata={"help": "Value of mask pixels that do not count."})
-    mask_values: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Pixel values of the classes in the order of --class_names, where they are not 0, 1, 2, ..."
-        },
-    )
-    decoder_stride: int = field(
-        default=4, metadata={"help": "Pixels per position where a kept decoder ends and the classifier begins."}
-    )
 
     def build_model(self) -> PreTrainedModel:
         """The student with its decoder kept for a `sparse_unet` checkpoint, UPerNet around any other CNN."""

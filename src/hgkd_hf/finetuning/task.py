@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,45 +18,14 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from ..data import ImageSource, open_split
 from ..students.presets import PRESETS, student_encoder_config
 from ..teachers.checkpoint import image_statistics
+from .settings import TaskSettings
 
 
 @dataclass
-class Task(ABC):
+class Task(TaskSettings, ABC):
     """What is fine-tuned for what, on which images."""
 
     main_metric: ClassVar[str]
-
-    dataset: str = field(metadata={"help": "Hub id or path: a folder of images, of parquet files, a saved dataset."})
-    model: str = field(
-        metadata={
-            "help": "Folder or Hub id of the pre-trained model (a run's student/, or student/sparse_unet to keep the "
-            f"decoder in segmentation); random weights: a config as JSON, or one of {', '.join(PRESETS)}."
-        }
-    )
-    task: str = field(
-        default="image-classification",
-        metadata={"help": "image-classification | semantic-segmentation | object-detection."},
-    )
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model."})
-    split: str = field(default="train", metadata={"help": "Split to train on."})
-    eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on; none: no evaluation."})
-    max_samples: int | None = field(
-        default=None, metadata={"help": "Train on at most so many images, drawn once for all seeds."}
-    )
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on at most so many images."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
-    image_column: str | None = field(default=None, metadata={"help": "Needed where several columns hold images."})
-    allow_remote_images: bool = field(
-        default=False, metadata={"help": "Open images that rows name by a URL or by a path outside of the dataset."}
-    )
-    target_column: str | None = field(default=None, metadata={"help": "Column of the labels, masks or objects."})
-    class_names: list[str] | None = field(
-        default=None, metadata={"help": "Names of the classes by integer, where the dataset does not name them."}
-    )
-    flip_probability: float = field(default=0.5, metadata={"help": "Of a horizontal flip in training."})
-    drop_path_rate: float = field(default=0.0, metadata={"help": "Stochastic depth, of models that have it."})
-    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in --output_dir."})
 
     @abstractmethod
     def build_model(self) -> PreTrainedModel:

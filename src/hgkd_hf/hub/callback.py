@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig, TrainerCallback
 
 from ..data import DistillationDataset
 from ..evaluation import Features
-from ..methods.base import DistillerConfig
+from ..methods.base.distiller import DistillerConfig
 from ..version import __version__
 from .folder import describe_model, warn_only
 from .sources import find_source, pinned_revision

@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import BitImageProcessorPil, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..methods.base import Distiller
+from ..methods.base.distiller import Distiller
 from ..students.sparse_unet import SparseUNetForImageClassification, SparseUNetModel
 
 STUDENT_SUBFOLDER = "sparse_unet"

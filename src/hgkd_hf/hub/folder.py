@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
-from ..methods.base import Distiller
+from ..methods.base.distiller import Distiller
 from ..visualize import curves_figure
 from . import readme
 from .export import export_student, extended_student, stock_student

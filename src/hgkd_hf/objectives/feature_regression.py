@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FeatureLoss = Literal["cosine+smooth-l1", "smooth-l1", "mse", "cosine"]
-TargetNormKind = Literal["standardize", "layer-norm", "none"]
+from .choices import FeatureLoss, TargetNormKind
 
 
 class TargetNorm(nn.Module):

@@ -9,16 +9,13 @@ list of region tensors (B, R_k, C), one for each window k; the first is the whol
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .choices import Layout, Selection
 from .distributed import gather_batch
-
-Layout = Literal["grid", "sliding"]
-Selection = Literal["all", "consistent", "sdd"]
 
 
 def pool_regions(maps: Tensor, layout: Layout = "sliding") -> list[Tensor]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, PreTrainedConfig
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
     f"resnet-{layers}": {"model_type": "resnet", "layer_type": kind, "depths": depths, "hidden_sizes": sizes}
@@ -32,6 +33,8 @@ def student_encoder_config(student: str | dict[str, Any], revision: str | None =
         ValueError: the dict names no or an unknown model type; or the folder or Hub id is not there or holds no
             config, with the Hub's own words; or the student takes other images than RGB.
     """
+    from transformers import AutoConfig  # not above: the names are part of --help, which is answered without torch
+
     if isinstance(student, str) and student.lstrip().startswith("{"):
         student = json.loads(student)
     if isinstance(student, str) and student not in PRESETS:

@@ -19,7 +19,7 @@ from transformers import TrainerCallback, set_seed
 
 from ..checkpoints.folders import RunStopped
 from ..data import StreamingDistillationDataset
-from ..methods.base import Distiller
+from ..methods.base.distiller import Distiller
 
 logger = logging.getLogger(__name__)
 

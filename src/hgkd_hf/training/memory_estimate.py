@@ -17,7 +17,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.data import Dataset
 
 from ..evaluation.features import eval_mode
-from ..methods.base import Distiller
+from ..methods.base.distiller import Distiller
 
 # Of the free memory, what a step may fill: teacher, kernels and allocators take some that is not estimated.
 USABLE_SHARE = 0.8

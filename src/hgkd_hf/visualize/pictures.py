@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from transformers import PreTrainedModel
 
-    from ..methods.hgkd import HGKDForPreTraining
+    from ..methods.hgkd.modeling import HGKDForPreTraining
 
 HIDDEN_GREY = 0.75
 

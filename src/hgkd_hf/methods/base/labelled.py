@@ -9,28 +9,14 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedConfig
 
 from ...data import Mixing, class_names
+from .command_settings import LabelledCommandSettings
 from .image_classification import ImageClassificationDistiller
 from .method import Method
-from .settings import LabelledSettings, setting
 
 
 @dataclass
-class LabelledMethod(LabelledSettings, Method):
+class LabelledMethod(LabelledCommandSettings, Method):
     """A classifier is distilled: the student's classes are the dataset's."""
-
-    crop_scale: list[float] = setting([0.08, 1.0], "Share of the area cropped.")
-    color_jitter: float = setting(0.0, "Of brightness, contrast and saturation.", minimum=0)
-    mixup: float = setting(0.0, "Alpha of mixup's Beta distribution; 0: none.", minimum=0)
-    cutmix: float = setting(0.0, "Alpha of cutmix's Beta distribution; 0: none.", minimum=0)
-    label_smoothing: float = setting(0.0, "Share of a label spread over all classes.", minimum=0, below=1)
-
-    def check(self) -> None:
-        """Also refuse mixed labels where single ones are needed."""
-        super().check()
-        if self.single_labels and (self.mixup or self.cutmix or self.label_smoothing):
-            raise ValueError(
-                f"{self.single_labels} needs one label an image: leave --mixup, --cutmix and --label_smoothing at 0."
-            )
 
     def student_config(self) -> PreTrainedConfig:
         """The student's config, with the dataset's classes."""

@@ -1,11 +1,11 @@
-"""What a command needs of a method: its settings and those of student, teacher and data; its model and its samples."""
+"""What a command needs of a method: its model and its samples, made from the settings."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch.utils.data import Dataset
@@ -23,11 +23,11 @@ from ...data import (
     open_split,
 )
 from ...students.features import vit_patch_size
-from ...students.presets import PRESETS, student_encoder_config
+from ...students.presets import student_encoder_config
 from ...teachers import ClassifierTeacher, PatchTeacher
 from ...teachers.cache import CachedTeacher, TeacherCache, open_cache
+from .command_settings import CommandSettings
 from .distiller import Distiller, Teacher
-from .settings import Settings, setting
 
 # Settings that decide what is measured, or how a run begins, but not what is learned.
 _CHANGE_NOTHING = ("resume", "dry_run", "knn_split", "knn_bank_samples", "knn_query_samples")
@@ -36,7 +36,7 @@ _OF_THE_TEACHER = ("teacher_revision", "teacher_image_size")
 
 
 @dataclass
-class Method(Settings):
+class Method(CommandSettings):
     """What is distilled from what, on which images; a method's own class adds its settings and names its model.
 
     Attributes:
@@ -44,43 +44,6 @@ class Method(Settings):
     """
 
     model_class: ClassVar[type[Distiller]]
-
-    dataset: str = setting(help="Hub id or path: a folder of images, of parquet files, a saved dataset.")
-    method: str = setting("hgkd", "hgkd | rob | manifold | msdcrd | kd.")
-
-    teacher: str | None = setting(None, "Hub id or folder of the teacher.")
-    teacher_revision: str | None = setting(None, "Branch, tag or commit of the teacher.")
-    teacher_layers: list[int] = setting([-1], "Target layers: -1 = final output, i = block i.")
-    teacher_image_size: int | None = setting(None, "Pixels; default: what fits.", minimum=1)
-    teacher_dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "Precision of the teacher.")
-    teacher_cache: str | None = setting(
-        None, "Folder or Hub id of what a teacher saw, written by `hgkd teach`: the teacher itself is not loaded."
-    )
-    student: str = setting(
-        "resnet-50", f"Hub id or folder of a model, a config as JSON, or one of {', '.join(PRESETS)}."
-    )
-    student_pretrained: bool = setting(False, "Start from the student's own weights.")
-    student_revision: str | None = setting(None, "Branch, tag or commit of the student.")
-
-    image_size: int = setting(224, "Pixels of the student's crops.", minimum=1)
-    crop_scale: list[float] = setting([0.67, 1.0], "Share of the area cropped.")
-    flip_probability: float = setting(0.5, "Of a horizontal flip.", minimum=0, maximum=1)
-    dataset_config: str | None = setting(None, "Configuration of the dataset.")
-    dataset_revision: str | None = setting(None, "Branch, tag or commit of the dataset.")
-    split: str = setting("train", "Split to train on.")
-    image_column: str | None = setting(None, "Needed where several columns hold images.")
-    label_column: str | None = setting(None, "Labels; needed where it is not plain.")
-    allow_remote_images: bool = setting(
-        False, "Open images that rows name by a URL or by a path outside of the dataset."
-    )
-    streaming: bool = setting(False, "Read rows in order, without downloading first.")
-    max_samples: int | None = setting(None, "Use at most so many images.", minimum=1)
-
-    knn_split: str | None = setting(None, "Labelled split to evaluate on; none: no kNN.")
-    knn_bank_samples: int = setting(10_000, "Training images that kNN looks up.", minimum=1)
-    knn_query_samples: int = setting(2_000, "Images of --knn_split that it classifies.", minimum=1)
-    resume: bool = setting(False, "Resume from the last checkpoint in --output_dir.")
-    dry_run: bool = setting(False, "Check everything, print recipe, sizes, memory and steps, and stop.")
 
     def __post_init__(self) -> None:
         self.settle()

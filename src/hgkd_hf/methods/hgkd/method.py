@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from torch.utils.data import Dataset
 
@@ -12,22 +11,15 @@ from ...sparse import check_exact
 from ...students.sparse_unet import SparseUNetConfig
 from ...teachers import PatchTeacher
 from ..base.method import Method
-from ..base.settings import setting
 from .modeling import HGKDForPreTraining, aligned_teacher_image_size
-from .settings import HGKDSettings
+from .settings import HGKDCommandSettings, HGKDSettings
 
 
 @dataclass
-class HGKDMethod(HGKDSettings, Method):
+class HGKDMethod(HGKDSettings, HGKDCommandSettings, Method):
     """H-GKD: a sparse CNN predicts what a vision transformer makes of the hidden cells (arXiv:2309.09571)."""
 
     model_class = HGKDForPreTraining
-
-    decoder_width: int = setting(256, "Decoder channels at the deepest scale.", minimum=1)
-    cell_size: int | None = setting(None, "Side of a mask cell in pixels; default: the student's total stride.")
-    sparse_backend: Literal["cells", "masked", "spconv"] = setting(
-        "cells", "What computes the visible cells; equal results."
-    )
 
     def build_model(self) -> HGKDForPreTraining:
         """Also refuses an encoder that leaks under a mask: now rather than after days."""

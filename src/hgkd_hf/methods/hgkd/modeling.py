@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModelForPreTraining, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -295,3 +295,7 @@ def aligned_teacher_image_size(
         key=lambda count: abs(math.log(count * patch_size / student_config.cell_size)),
     )
     return gh * tokens * patch_size, gw * tokens * patch_size
+
+
+AutoConfig.register("hgkd", HGKDConfig)
+AutoModelForPreTraining.register(HGKDConfig, HGKDForPreTraining)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ...objectives.feature_regression import FeatureLoss, TargetNormKind
+from ...objectives.choices import FeatureLoss, TargetNormKind
+from ..base.command_settings import CommandSettings
 from ..base.settings import Settings, setting
 
 
@@ -78,3 +79,14 @@ class HGKDSettings(Settings):
                 f"low_resolution_share {self.low_resolution_share} changes the grid of what is hidden: leave it at 0, "
                 f"or mask_ratio and pixel_weight."
             )
+
+
+@dataclass
+class HGKDCommandSettings(CommandSettings):
+    """What the command has beside: the student's decoder, and what computes it."""
+
+    decoder_width: int = setting(256, "Decoder channels at the deepest scale.", minimum=1)
+    cell_size: int | None = setting(None, "Side of a mask cell in pixels; default: the student's total stride.")
+    sparse_backend: Literal["cells", "masked", "spconv"] = setting(
+        "cells", "What computes the visible cells; equal results."
+    )

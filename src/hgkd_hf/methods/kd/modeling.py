@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from transformers import AutoConfig, AutoModelForImageClassification
 from transformers.utils import ModelOutput
 
 from ...objectives.contrastive import ContrastiveLoss
@@ -188,3 +189,7 @@ class KDForImageClassification(ImageClassificationDistiller):
         if config.objective == "dkd":
             terms += f", target class {config.target_class_weight:g}, others {config.other_classes_weight:g}"
         return {"objective": f"labels {config.label_weight:g}, {terms}"}
+
+
+AutoConfig.register("kd", KDConfig)
+AutoModelForImageClassification.register(KDConfig, KDForImageClassification)

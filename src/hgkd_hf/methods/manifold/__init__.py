@@ -1,13 +1,1 @@
 """Fine-grained manifold distillation (2107.01378) of a ViT into any image classifier of transformers."""
-
-from .modeling import (
-    ManifoldDistillationConfig,
-    ManifoldDistillationForImageClassification,
-    ManifoldDistillationOutput,
-)
-
-__all__ = [
-    "ManifoldDistillationConfig",
-    "ManifoldDistillationForImageClassification",
-    "ManifoldDistillationOutput",
-]

@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from ...objectives.distributed import gather_batch, shared_generator
@@ -182,3 +182,7 @@ def common_tokens(*maps: Tensor) -> tuple[Tensor, ...]:
     """Maps (B, C, h, w), of any channels and grids, as float32 tokens (B, N, C) on the smallest of the grids."""
     grid = [min(sides) for sides in zip(*(m.shape[-2:] for m in maps))]
     return tuple(resize_map(m, grid).flatten(2).mT for m in maps)
+
+
+AutoConfig.register("manifold_distillation", ManifoldDistillationConfig)
+AutoModelForImageClassification.register(ManifoldDistillationConfig, ManifoldDistillationForImageClassification)

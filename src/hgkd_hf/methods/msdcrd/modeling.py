@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from ...objectives.multi_scale_contrastive import multi_scale_contrastive_loss
@@ -187,3 +187,7 @@ class MSDCRDForImageClassification(ImageClassificationDistiller):
             f"(regions {config.layout}, {config.selection}; T {config.temperature:g}; {config.warmup_batches} batches "
             f"of warm-up)"
         }
+
+
+AutoConfig.register("msdcrd", MSDCRDConfig)
+AutoModelForImageClassification.register(MSDCRDConfig, MSDCRDForImageClassification)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...objectives.multi_scale_contrastive import Layout, Selection
+from ...objectives.choices import Layout, Selection
 from ..base.settings import LabelledSettings, setting
 
 

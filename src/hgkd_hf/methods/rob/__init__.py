@@ -1,5 +1,1 @@
 """RoB: a frozen vision transformer assigns images to prototypes, and a student learns the assignments (2301.09451)."""
-
-from .modeling import RoBConfig, RoBForPreTraining, RoBOutput
-
-__all__ = ["RoBConfig", "RoBForPreTraining", "RoBOutput"]

@@ -17,30 +17,15 @@ from ...data import (
 )
 from ...teachers import TeacherHead
 from ..base.method import Method
-from ..base.settings import setting
 from .modeling import RoBConfig, RoBForPreTraining
-from .settings import RoBSettings
+from .settings import RoBCommandSettings, RoBSettings
 
 
 @dataclass
-class RoBMethod(RoBSettings, Method):
+class RoBMethod(RoBSettings, RoBCommandSettings, Method):
     """RoB: the student learns which prototypes a frozen teacher assigns images to (arXiv:2301.09451)."""
 
     model_class = RoBForPreTraining
-
-    crop_scale: list[float] = setting([0.25, 1.0], "Share of the area that a global crop shows.")
-    prototype_samples: int = setting(20_000, "Training images to whose features the prototypes are fitted.", minimum=1)
-    global_crops: int = setting(2, "Crops of --image_size, which the teacher sees too.", minimum=1)
-    local_crops: int = setting(8, "Small crops for the student alone.", minimum=0)
-    local_crop_size: int = setting(96, "Pixels of the local crops.", minimum=1)
-    local_crop_scale: list[float] = setting([0.05, 0.25], "Share of the area that a local crop shows.")
-    color_distortion: float = setting(0.5, "Strength of colour jitter and greying; 0: none.", minimum=0, maximum=1)
-    blur_probability: list[float] = setting(
-        [1.0, 0.1, 0.5], "Of the first global crop, the others, local ones.", minimum=0, maximum=1
-    )
-    solarize_probability: list[float] = setting(
-        [0.0, 0.2, 0.0], "Of the first global crop, the others, local ones.", minimum=0, maximum=1
-    )
 
     def check(self) -> None:
         """Also refuse lists of other lengths, and too few images to fit the prototypes to."""

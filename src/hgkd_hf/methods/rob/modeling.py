@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -390,3 +390,7 @@ def _as_views(pixel_values: Tensor, name: str = "pixel_values") -> Tensor:
     if views.dim() != 5:
         raise ValueError(f"{name} {tuple(pixel_values.shape)} must be (B, crops, 3, height, width).")
     return views
+
+
+AutoConfig.register("rob", RoBConfig)
+AutoModelForPreTraining.register(RoBConfig, RoBForPreTraining)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ..base.command_settings import CommandSettings
 from ..base.settings import Settings, setting
 
 TITLES = {"dino": "DINO", "swav": "SwAV", "ibot": "iBOT", "msn": "MSN"}
@@ -40,3 +41,22 @@ class RoBSettings(Settings):
     def title(self) -> str:
         """RoB with the method whose branch it replaces."""
         return f"RoB-{TITLES[self.ssl_method]}"
+
+
+@dataclass
+class RoBCommandSettings(CommandSettings):
+    """What the command has beside: the crops, and the images that prototypes are fitted to."""
+
+    crop_scale: list[float] = setting([0.25, 1.0], "Share of the area that a global crop shows.")
+    prototype_samples: int = setting(20_000, "Training images to whose features the prototypes are fitted.", minimum=1)
+    global_crops: int = setting(2, "Crops of --image_size, which the teacher sees too.", minimum=1)
+    local_crops: int = setting(8, "Small crops for the student alone.", minimum=0)
+    local_crop_size: int = setting(96, "Pixels of the local crops.", minimum=1)
+    local_crop_scale: list[float] = setting([0.05, 0.25], "Share of the area that a local crop shows.")
+    color_distortion: float = setting(0.5, "Strength of colour jitter and greying; 0: none.", minimum=0, maximum=1)
+    blur_probability: list[float] = setting(
+        [1.0, 0.1, 0.5], "Of the first global crop, the others, local ones.", minimum=0, maximum=1
+    )
+    solarize_probability: list[float] = setting(
+        [0.0, 0.2, 0.0], "Of the first global crop, the others, local ones.", minimum=0, maximum=1
+    )

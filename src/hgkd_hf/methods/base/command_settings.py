@@ -1,0 +1,73 @@
+"""The settings that a command has beside the method's own: teacher, student, images, evaluation.
+
+Nothing here, nor in the `settings.py` of a method, imports torch: `--help` is answered from these files alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ...students.presets import PRESETS
+from .settings import LabelledSettings, Settings, setting
+
+
+@dataclass
+class CommandSettings(Settings):
+    """What is distilled from what, on which images."""
+
+    dataset: str = setting(help="Hub id or path: a folder of images, of parquet files, a saved dataset.")
+    method: str = setting("hgkd", "hgkd | rob | manifold | msdcrd | kd.")
+
+    teacher: str | None = setting(None, "Hub id or folder of the teacher.")
+    teacher_revision: str | None = setting(None, "Branch, tag or commit of the teacher.")
+    teacher_layers: list[int] = setting([-1], "Target layers: -1 = final output, i = block i.")
+    teacher_image_size: int | None = setting(None, "Pixels; default: what fits.", minimum=1)
+    teacher_dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "Precision of the teacher.")
+    teacher_cache: str | None = setting(
+        None, "Folder or Hub id of what a teacher saw, written by `hgkd teach`: the teacher itself is not loaded."
+    )
+    student: str = setting(
+        "resnet-50", f"Hub id or folder of a model, a config as JSON, or one of {', '.join(PRESETS)}."
+    )
+    student_pretrained: bool = setting(False, "Start from the student's own weights.")
+    student_revision: str | None = setting(None, "Branch, tag or commit of the student.")
+
+    image_size: int = setting(224, "Pixels of the student's crops.", minimum=1)
+    crop_scale: list[float] = setting([0.67, 1.0], "Share of the area cropped.")
+    flip_probability: float = setting(0.5, "Of a horizontal flip.", minimum=0, maximum=1)
+    dataset_config: str | None = setting(None, "Configuration of the dataset.")
+    dataset_revision: str | None = setting(None, "Branch, tag or commit of the dataset.")
+    split: str = setting("train", "Split to train on.")
+    image_column: str | None = setting(None, "Needed where several columns hold images.")
+    label_column: str | None = setting(None, "Labels; needed where it is not plain.")
+    allow_remote_images: bool = setting(
+        False, "Open images that rows name by a URL or by a path outside of the dataset."
+    )
+    streaming: bool = setting(False, "Read rows in order, without downloading first.")
+    max_samples: int | None = setting(None, "Use at most so many images.", minimum=1)
+
+    knn_split: str | None = setting(None, "Labelled split to evaluate on; none: no kNN.")
+    knn_bank_samples: int = setting(10_000, "Training images that kNN looks up.", minimum=1)
+    knn_query_samples: int = setting(2_000, "Images of --knn_split that it classifies.", minimum=1)
+    resume: bool = setting(False, "Resume from the last checkpoint in --output_dir.")
+    dry_run: bool = setting(False, "Check everything, print recipe, sizes, memory and steps, and stop.")
+
+
+@dataclass
+class LabelledCommandSettings(LabelledSettings, CommandSettings):
+    """The same for a method that learns from labels."""
+
+    crop_scale: list[float] = setting([0.08, 1.0], "Share of the area cropped.")
+    color_jitter: float = setting(0.0, "Of brightness, contrast and saturation.", minimum=0)
+    mixup: float = setting(0.0, "Alpha of mixup's Beta distribution; 0: none.", minimum=0)
+    cutmix: float = setting(0.0, "Alpha of cutmix's Beta distribution; 0: none.", minimum=0)
+    label_smoothing: float = setting(0.0, "Share of a label spread over all classes.", minimum=0, below=1)
+
+    def check(self) -> None:
+        """Also refuse mixed labels where single ones are needed."""
+        super().check()
+        if self.single_labels and (self.mixup or self.cutmix or self.label_smoothing):
+            raise ValueError(
+                f"{self.single_labels} needs one label an image: leave --mixup, --cutmix and --label_smoothing at 0."
+            )

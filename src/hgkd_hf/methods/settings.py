@@ -1,0 +1,19 @@
+"""The settings of every method by name: what its command takes, told before its model, and torch, are imported."""
+
+from __future__ import annotations
+
+from .base.command_settings import LabelledCommandSettings
+from .base.settings import Settings
+from .hgkd.settings import HGKDCommandSettings, HGKDSettings
+from .kd.settings import KDSettings
+from .manifold.settings import ManifoldDistillationSettings
+from .msdcrd.settings import MSDCRDSettings
+from .rob.settings import RoBCommandSettings, RoBSettings
+
+SETTINGS: dict[str, tuple[type[Settings], type[Settings]]] = {
+    "hgkd": (HGKDSettings, HGKDCommandSettings),
+    "rob": (RoBSettings, RoBCommandSettings),
+    "manifold": (ManifoldDistillationSettings, LabelledCommandSettings),
+    "msdcrd": (MSDCRDSettings, LabelledCommandSettings),
+    "kd": (KDSettings, LabelledCommandSettings),
+}
