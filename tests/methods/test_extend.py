@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from contract import CHECKS, STUDENT, Built
-from transformers import AutoConfig, AutoModelForPreTraining
 
 from hgkd_hf.cli import distill
+from hgkd_hf.methods.base.command_settings import CommandSettings
 from hgkd_hf.methods.registry import METHODS
+from hgkd_hf.methods.settings import SETTINGS
 
 PAGE = Path(__file__).parents[2] / "docs" / "extend.md"
 FILE = re.compile(r"^```python\n# (?P<name>\w+\.py)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -19,7 +20,7 @@ FILE = re.compile(r"^```python\n# (?P<name>\w+\.py)\n(?P<text>.*?)^```$", re.MUL
 
 @pytest.fixture(scope="module")
 def cosine(tmp_path_factory):
-    """The page's method, in a folder of its own, registered as the page says."""
+    """The page's method, in a folder of its own, known by name as the page says."""
     folder = tmp_path_factory.mktemp("methods")
     (folder / "cosine").mkdir()
     files = {match["name"]: match["text"] for match in FILE.finditer(PAGE.read_text())}
@@ -29,9 +30,9 @@ def cosine(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         method = importlib.import_module("cosine.method").CosineMethod
-        AutoConfig.register("cosine", method.model_class.config_class)
-        AutoModelForPreTraining.register(method.model_class.config_class, method.model_class)
+        settings = importlib.import_module("cosine.settings").CosineSettings
         patch.setitem(METHODS, "cosine", method)
+        patch.setitem(SETTINGS, "cosine", (settings, CommandSettings))
         yield method
         for name in [name for name in sys.modules if name.partition(".")[0] == "cosine"]:
             del sys.modules[name]
