@@ -35,7 +35,7 @@ def bars(text: str) -> list[str]:
 def test_bar_tells_images_per_second_and_the_time_left(trainer, capsys):
     trainer(disable_tqdm=False).train()
     last = bars(capsys.readouterr().err)[-1]
-    assert re.search(r"4/4 \[\d+:\d+<00:00, .*, [\d.e+]+ images/s\]", last), last
+    assert re.search(r"4/4 \[\d+:\d+<00:00, .*, [\d.e+]+ images/s, loss [\d.]+\]", last), last
 
 
 def test_bar_of_a_run_that_goes_on_starts_where_it_was(trainer, capsys):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from .choices import parse_method
 from .errors import run_script
+from .output import LOG_FILE, hush, log_to, show, show_facts
 from .recipe import RECIPE_FILE, to_recipe
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> dict:
     from ..data.skipped import SKIPPED_FILE, count_skipped
     from .resume import checkpoint_to_resume
 
+    hush()
     run = Path(training.output_dir)
     set_seed(training.seed)
     model = args.build_model()
@@ -50,7 +52,7 @@ def main(arguments: list[str] | None = None) -> dict:
     knn_datasets = args.evaluation_data(model)
     checkpoint = checkpoint_to_resume(run, args.resume)
     if not args.dry_run:
-        run.mkdir(parents=True, exist_ok=True)
+        log_to(run)
     training.settle_batch_size(model, train, collate)
     settings = args.identity(model) | {"seed": training.seed, "images_per_step": training.images_per_step}
     check_same_run(
@@ -68,7 +70,7 @@ def main(arguments: list[str] | None = None) -> dict:
     said = publisher.card.description
     if trainer.is_world_process_zero():
         (run / RECIPE_FILE).write_text(to_recipe(args, training))
-        show(said)
+        show_facts(said)
 
     summary = {"method": args.title, "student": said["student"], "teacher": said["teacher"], "seed": training.seed}
     if checkpoint is None:
@@ -141,8 +143,8 @@ def dry_run(
     epochs = f", {images / len(train):.3g} epochs" if hasattr(train, "__len__") else ""
     needed = memory.describe(training.per_device_train_batch_size)
     if trainer.is_world_process_zero():
-        print(recipe)
-        show(
+        show(recipe)
+        show_facts(
             publisher.card.description
             | {
                 "steps": f"{steps:,}{epochs}, {images:,} images",
@@ -159,11 +161,6 @@ def command_line(training: DistillationArguments, arguments: list[str] | None) -
     if training.world_size > 1:
         program = ["accelerate", "launch", "-m", "hgkd_hf.cli.distill"]
     return shlex.join([*program, *(sys.argv[1:] if arguments is None else arguments)])
-
-
-def show(rows: dict[str, str]) -> None:
-    """Print what a run is, one fact a line."""
-    print("\n".join(f"{name:>10}: {value}" for name, value in rows.items()), flush=True)
 
 
 def finish(
@@ -187,17 +184,17 @@ def finish(
         publisher.export_student(run / BEST_FOLDER, model, figures)
     (run / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     with warn_only("the report"):
-        print(f"report: {write_report(run)}")
-    print(f"{summary['steps']} steps in {summary['train_seconds']} s, mean loss {summary['train_loss']:.4f}")
+        show(f"report: {write_report(run)}")
+    show(f"{summary['steps']} steps in {summary['train_seconds']} s, mean loss {summary['train_loss']:.4f}")
     if "after" in summary:
         k, temperature = training.knn_k, training.knn_temperature
         before = f"{summary['before']['before_knn_accuracy']:.4f} before, " if "before" in summary else ""
-        print(f"kNN (k {k}, T {temperature}): {before}{summary['after']['after_knn_accuracy']:.4f} after")
+        show(f"kNN (k {k}, T {temperature}): {before}{summary['after']['after_knn_accuracy']:.4f} after")
         if "after_accuracy" in summary["after"]:
-            print(f"top-1 on {args.knn_split}: {summary['after']['after_accuracy']:.4f}")
-    print(f"student: {student}\nmetrics: {run / 'metrics.jsonl'}\nsummary: {run / 'summary.json'}")
+            show(f"top-1 on {args.knn_split}: {summary['after']['after_accuracy']:.4f}")
+    show(f"student: {student}\n    run: {run} (summary.json, metrics.jsonl, {LOG_FILE})")
     if training.push_to_hub:
-        print(f"published: {publisher.push_to_hub().commit_url}")
+        show(f"published: {publisher.push_to_hub().commit_url}")
 
 
 if __name__ == "__main__":

@@ -1,21 +1,32 @@
-"""How the scripts end: a sentence for what a user can mend, a traceback for what only we can."""
+"""How commands end: a sentence for what a user can fix, a traceback for what only we can."""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
 
+from .output import output
+from .parser import VERBOSE
+
+logger = logging.getLogger(__name__)
+
 
 def run_script(main: Callable[..., Any], *arguments: Any) -> None:
-    """Call `main` with `arguments`; an expected error becomes `error: <its sentence>` and exit code 1."""
-    try:
-        main(*arguments)
-    except Exception as error:
-        told = sentence(error)
-        if told is None:
-            raise
-        sys.exit(f"error: {told}")
+    """Call `main` with `arguments`; an expected error becomes `error: <its sentence>` and exit code 1.
+
+    The first argument, if any, is the command line; default: the process's.
+    """
+    with output(verbose=VERBOSE in (arguments[0] if arguments else sys.argv)):
+        try:
+            main(*arguments)
+        except Exception as error:
+            told = sentence(error)
+            if told is None:
+                raise
+            logger.info("error: %s", told, exc_info=True)
+            sys.exit(f"error: {told}")
 
 
 def sentence(error: Exception) -> str | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..version import __version__
 from .errors import run_script
+from .output import hush, log_to, show
 from .recipe import parse_recipe
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     from ..hub.evaluation_results import write_evaluation
     from ..teachers.checkpoint import image_statistics
 
+    hush()
     settings = ProtocolSettings(args.knn_k, args.knn_temperature, tuple(args.shots), args.draws, args.seed)
     wanted = args.protocols or PROTOCOLS
     if unknown := set(wanted) - set(PROTOCOLS):
@@ -94,12 +96,11 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         teacher = teacher_features(args.teacher, args.teacher_layer, sources[1], transform, **loading)
     metrics = run_protocols(bank, queries, wanted, settings, teacher)
     protocols = {name: protocol_of(name, settings) for name in metrics}
-    print(
-        f"{args.model} on {args.dataset}: {len(bank):,} {args.split} and {len(queries):,} {args.eval_split} images\n"
-    )
-    print("| metric | value | protocol |\n| --- | --- | --- |")
+    log_to(args.output_dir)
+    show(f"{args.model} on {args.dataset}: {len(bank):,} {args.split} and {len(queries):,} {args.eval_split} images\n")
+    show("| metric | value | protocol |\n| --- | --- | --- |")
     for name, value in metrics.items():
-        print(f"| {name} | {value:.4g} | {protocols[name]} |")
+        show(f"| {name} | {value:.4g} | {protocols[name]} |")
     results = {
         "model": args.model,
         "dataset": args.dataset,
@@ -111,7 +112,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     }
     source = find_source(args.dataset, "dataset", args.dataset_revision)
     write_evaluation(args.output_dir, results, protocols, source, args.eval_split)
-    print(f"\nresults: {args.output_dir}")
+    show(f"\nresults: {args.output_dir}")
     return metrics
 
 

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import run_script
+from .output import hush, log_to, show
 from .parser import plain_parser
+from .recipe import RECIPE_FILE
 
 if TYPE_CHECKING:
     from ..data import ImageSource, ImageTransform
@@ -83,6 +85,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     )
     from ..hub.callback import processor_name
 
+    hush()
     out = args.output_dir
     torch.set_num_threads(args.threads)
     calibration = args.dataset and open_split(args, samples_field="calibration_images")
@@ -97,6 +100,8 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     transform = load_transform(args.student, args.revision, args.image_size)
     height, width = transform.size
     out.mkdir(parents=True, exist_ok=True)
+    if (out.parent / RECIPE_FILE).is_file():  # else the log would lie among what is published
+        log_to(out.parent)
 
     program = export_program(model, transform.size, not args.fixed_size)
     torch.export.save(program, out / "program.pt2")
@@ -106,7 +111,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     shapes += [(3, height, width)] if kind.any_batch else []
     shapes += [(2, height + 32, width + 64)] if kind.any_size and not args.fixed_size else []
     difference = check_onnx(files["ONNX float32"], model, shapes)
-    print(f"ONNX float32 equals PyTorch within {difference:.1e}", flush=True)
+    show(f"ONNX float32 equals PyTorch within {difference:.1e}")
     if calibration:
         files["ONNX int8"] = out / "onnx/model_int8.onnx"
         batches = pixel_batches(calibration, transform, BATCH if kind.any_batch else 1)
@@ -179,8 +184,8 @@ def finish(out: Path, rows: list[dict], conditions: str) -> None:
     from ..hub.folder import write_card
     from ..hub.student_card import CARD_FILE, StudentCard
 
-    print(table(rows))
-    print(f"{conditions}\nwritten: {out}")
+    show(table(rows))
+    show(f"{conditions}\nwritten: {out}")
     (out / "deployment.json").write_text(json.dumps({"rows": rows, "conditions": conditions}, indent=1) + "\n")
     if (out / CARD_FILE).is_file():
         card = StudentCard.load(out / CARD_FILE)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from .choices import parse_task
 from .errors import run_script
+from .output import LOG_FILE, hush, log_to, show, show_facts
 from .recipe import RECIPE_FILE, to_recipe
 
 if TYPE_CHECKING:
@@ -39,12 +40,14 @@ def main(arguments: list[str] | None = None) -> dict:
     from ..report import ReportCallback
     from .resume import checkpoint_to_resume
 
+    hush()
     run = Path(training.output_dir)
     checkpoint = checkpoint_to_resume(run, task.resume)
     set_seed(training.seed)
     model = task.build_model()
     train, evaluated = task.training_data(training.seed, run / SKIPPED_FILE), task.evaluation_data()
     run.mkdir(parents=True, exist_ok=True)
+    log_to(run)
     training.settle_batch_size(model, train, task.collate)
     check_same_run(
         run,
@@ -57,11 +60,12 @@ def main(arguments: list[str] | None = None) -> dict:
     trainer.add_callback(ReportCallback(trainer))
     if trainer.is_world_process_zero():
         (run / RECIPE_FILE).write_text(to_recipe(task, training))
-        print(f"   model: {type(model).__name__} ({task.model}), {model.num_parameters() / 1e6:.1f} M parameters")
-        print(f"    data: {task.source.name}, {task.source.num_rows:,} images of {len(task.names)} classes")
-        if training.auto:
-            print(f"    auto: {training.describe_auto()}")
-        print(f"training: {training.images_per_step} images a step on {training.world_size} process(es)", flush=True)
+        facts = {
+            "model": f"{type(model).__name__} ({task.model}), {model.num_parameters() / 1e6:.1f} M parameters",
+            "data": f"{task.source.name}, {task.source.num_rows:,} images of {len(task.names)} classes",
+            "training": f"{training.images_per_step} images a step on {training.world_size} process(es)",
+        }
+        show_facts(facts | ({"auto": training.describe_auto()} if training.auto else {}))
 
     start = time.perf_counter()
     trained = trainer.train(resume_from_checkpoint=checkpoint)
@@ -96,10 +100,10 @@ def finish(run: Path, trainer: FineTuningTrainer, summary: dict) -> None:
     trainer.evaluated_model.save_pretrained(run / "model")
     trainer.processing_class.save_pretrained(run / "model")
     (run / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    print(f"{summary['steps']} steps in {summary['train_seconds']} s, mean loss {summary['train_loss']:.4f}")
+    show(f"{summary['steps']} steps in {summary['train_seconds']} s, mean loss {summary['train_loss']:.4f}")
     for name, value in summary.get("metrics", {}).items():
-        print(f"{name}: {'-' if value is None else f'{value:.4f}'}")
-    print(f"model: {run / 'model'}\nsummary: {run / 'summary.json'}")
+        show(f"{name}: {'-' if value is None else f'{value:.4f}'}")
+    show(f"model: {run / 'model'}\n  run: {run} (summary.json, metrics.jsonl, {LOG_FILE})")
 
 
 if __name__ == "__main__":

@@ -12,14 +12,16 @@ from transformers import HfArgumentParser
 
 from ..training.settings import TrainingSettings
 
-HELP_ALL = "--help_all"
+HELP_ALL, VERBOSE = "--help_all", "--verbose"
 
 
 def plain_parser(command: str, description: str | None) -> argparse.ArgumentParser:
     """The parser of a command whose flags are added one by one."""
-    return argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         prog=f"hgkd {command}", description=description, allow_abbrev=False, formatter_class=_Help
     )
+    add_verbose(parser)
+    return parser
 
 
 def settings_parser(types: Sequence[type], command: str, description: str | None) -> HfArgumentParser:
@@ -32,6 +34,7 @@ def settings_parser(types: Sequence[type], command: str, description: str | None
         formatter_class=_Help,
         usage="%(prog)s [--recipe FILE] [--flag VALUE ...]",
     )
+    add_verbose(parser)
     parser.add_argument("--recipe", help="YAML file with defaults for the other flags.")
     if any(issubclass(kind, TrainingSettings) for kind in types):
         parser.add_argument(
@@ -63,6 +66,11 @@ def answer_help(types: Sequence[type], command: str, description: str | None, ar
         return
     settings_parser(types, command, description).print_help()
     sys.exit()
+
+
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """Add the flag of every command that `run_script` reads."""
+    parser.add_argument(VERBOSE, action="store_true", help="Show on the terminal what else goes to run.log.")
 
 
 def _number_or_word(text: str) -> int | str:

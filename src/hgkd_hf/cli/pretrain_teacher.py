@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..training.settings import TrainingSettings
 from .errors import run_script
+from .output import hush, log_to, show, show_facts
 from .parser import answer_help
 from .recipe import RECIPE_FILE, parse_recipe, to_recipe
 
@@ -88,6 +89,7 @@ def main(arguments: list[str] | None = None) -> Path:
     from .resume import checkpoint_to_resume
 
     args, training = parse_recipe((TeacherArguments, DistillationArguments), arguments, __doc__, "pretrain-teacher")
+    hush()
     config = build_config(args)
     checkpoint = checkpoint_to_resume(training.output_dir, args.resume)
     set_seed(training.seed)
@@ -101,6 +103,7 @@ def main(arguments: list[str] | None = None) -> Path:
         image_mean=list(transform.image_mean),
         image_std=list(transform.image_std),
     )
+    log_to(Path(training.output_dir))
     trainer = BaseTrainer(MaskedAutoencoder(config), training, dataset, image_processor=processor)
     trainer.add_callback(ReportCallback(trainer))
     identity = {name: value for name, value in asdict(args).items() if name != "resume"}
@@ -112,10 +115,12 @@ def main(arguments: list[str] | None = None) -> Path:
         write=trainer.is_world_process_zero(),
     )
     if trainer.is_world_process_zero():
-        print(f"masked autoencoder: {trainer.model.num_parameters() / 1e6:.1f} M parameters", flush=True)
-        print(f"{source.num_rows:,} images of {source.name}, {training.images_per_step} a step", flush=True)
-        if training.auto:
-            print(f"auto: {training.describe_auto()}", flush=True)
+        facts = {
+            "model": f"masked autoencoder, {trainer.model.num_parameters() / 1e6:.1f} M parameters",
+            "data": f"{source.name}, {source.num_rows:,} images",
+            "training": f"{training.images_per_step} images a step on {training.world_size} process(es)",
+        }
+        show_facts(facts | ({"auto": training.describe_auto()} if training.auto else {}))
         Path(training.output_dir, RECIPE_FILE).write_text(to_recipe(args, training))
     result = trainer.train(resume_from_checkpoint=checkpoint)
     teacher = Path(training.output_dir, "teacher")
@@ -124,7 +129,7 @@ def main(arguments: list[str] | None = None) -> Path:
         model.load_state_dict(trainer.model.state_dict())
         model.save_pretrained(teacher)
         processor.save_pretrained(teacher)
-        print(f"{result.global_step} steps, mean loss {result.training_loss:.4f}; teacher: {teacher}")
+        show(f"{result.global_step} steps, mean loss {result.training_loss:.4f}\nteacher: {teacher}")
     return teacher
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .errors import run_script
+from .output import hush, log_to, show
 from .parser import plain_parser
 
 
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     from ..hub.folder import BEST_FOLDER, STUDENT_FOLDER, preview_student
     from ..teachers.cache.info import INFO_FILE
 
+    hush()
     license = License(args.license, args.license_name, args.license_link) if args.license else None
     if args.license == "other" and not (args.license_name and args.license_link):
         raise ValueError("--license other needs --license_name and --license_link.")
@@ -53,10 +55,12 @@ def main(arguments: list[str] | None = None) -> None:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no {folder}: give the folder of a finished run, or of a teacher's cache.")
     if args.dry_run:
-        print(preview(folder, args.repo_id, options, license))
+        show(preview(folder, args.repo_id, options, license))
         return
+    if folder != args.run:  # else the log would lie among what is published
+        log_to(args.run)
     commit = push(folder, args.repo_id, options, license)
-    print(f"published: {commit.pr_url or commit.commit_url}")
+    show(f"published: {commit.pr_url or commit.commit_url}")
 
 
 if __name__ == "__main__":

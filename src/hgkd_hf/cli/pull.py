@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .errors import run_script
+from .output import hush, log_to, show
 from .parser import plain_parser
 from .recipe import RECIPE_FILE
 
@@ -30,14 +31,16 @@ def main(arguments: list[str] | None = None) -> None:
     from ..hub.pull import pull_run  # here and below, after --help is answered
     from ..hub.readme import to_yaml
 
+    hush()
     pulled = pull_run(args.repo_id, args.output_dir, args.revision)
-    print(f"{pulled.checkpoint} is there, of commit {pulled.commit}. Its recipe, to read before it is used:\n")
-    print(to_yaml(pulled.recipe))
+    log_to(args.output_dir)
+    show(f"{pulled.checkpoint} is there, of commit {pulled.commit}. Its recipe, to read before it is used:\n")
+    show(to_yaml(pulled.recipe))
     if pulled.left_out:
-        print("Left out of it:")
-        print("\n".join(f"  {name}: {reason}" for name, reason in pulled.left_out.items()) + "\n")
-    print("Resume the run with:")
-    print(resume_command(args.output_dir, pulled))
+        show("Left out of it:")
+        show("\n".join(f"  {name}: {reason}" for name, reason in pulled.left_out.items()) + "\n")
+    show("Resume the run with:")
+    show(resume_command(args.output_dir, pulled))
 
 
 def resume_command(run: Path, pulled: PulledRun) -> str:

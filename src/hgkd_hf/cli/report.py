@@ -11,6 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .errors import run_script
+from .output import hush, show
 from .parser import plain_parser
 
 
@@ -21,7 +22,8 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     from ..report import write_report  # here, after --help is answered
 
-    print(f"report: {write_report(args.run, args.output_file)}")
+    hush()
+    show(f"report: {write_report(args.run, args.output_file)}")
 
 
 if __name__ == "__main__":

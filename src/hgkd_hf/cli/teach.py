@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..training.teaching import TeachSettings
-from .distill import show
 from .errors import run_script
+from .output import hush, log_to, show_facts
 from .parser import answer_help
 from .recipe import parse_recipe
 
@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> dict:
     answer_help((TeachSettings,), "teach", __doc__, arguments)
     (settings,) = parse_recipe((TeachSettings,), arguments, __doc__, "teach")
     settings.check()
+    hush()
     from ..hub.cache_card import write_cache_card
     from ..hub.sources import find_source
     from ..teachers.cache import begin_cache, write_shards
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> dict:
     if accelerator.is_main_process:
         teacher = find_source(settings.teacher, "model", info.teacher_revision)
         write_cache_card(folder, teacher, find_source(settings.dataset, "dataset", info.dataset_revision))
-        show(describe(info) | {"written": f"{len(shards)} of {len(info.shards)} shards in {result['seconds']} s"})
+        show_facts(describe(info) | {"written": f"{len(shards)} of {len(info.shards)} shards in {result['seconds']} s"})
     return result
 
 
@@ -131,7 +132,7 @@ def dry_run(
     per_image = measure(settings, views, see)
     seconds = images * per_image / processes
     disk = next(path for path in Path(settings.output_dir).absolute().parents if path.is_dir())
-    show(
+    show_facts(
         describe(info)
         | {
             "to write": f"{len(shards)} of {len(info.shards)} shards; {gigabytes(shutil.disk_usage(disk).free)} free",

@@ -13,7 +13,7 @@ from accelerate import skip_first_batches
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from transformers import PreTrainedModel, ProgressCallback, TrainerCallback
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.data.data_collator import DataCollator
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_utils import TrainOutput
@@ -107,6 +107,7 @@ class BaseTrainer(ResumableTrainer):
                 *(callbacks or []),
             ],
         )
+        self.pop_callback(PrinterCallback)  # metrics.jsonl and the log have what it prints
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ImagesPerSecond())
         self.model_accepts_loss_kwargs = False  # a mean over the batch, to be divided when batches are accumulated

@@ -129,7 +129,7 @@ class DatasetEpoch(TrainerCallback):
 
 
 class MetricsFile(TrainerCallback):
-    """Writes every log entry as a line of `metrics.jsonl` in the run's folder; what is not finite is null."""
+    """Writes every log entry as a line of `metrics.jsonl` in the run's folder, and logs it; NaN and inf are null."""
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Take back the entries of steps that are to be done again, and a line that was cut short."""
@@ -150,8 +150,10 @@ class MetricsFile(TrainerCallback):
                 name: None if isinstance(value, float) and not math.isfinite(value) else value
                 for name, value in {"step": state.global_step, **logs}.items()
             }
+            line = json.dumps(finite)
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(finite) + "\n")
+                file.write(line + "\n")
+            logger.info(line)
 
 
 class TrainingProgress(TrainerCallback):

@@ -94,7 +94,7 @@ class TeachSettings(Settings):
         """The teacher; by default at the image size that a student with cells of 32 pixels asks for."""
         import torch
 
-        from ..methods.hgkd import aligned_teacher_image_size
+        from ..methods.hgkd.modeling import aligned_teacher_image_size
         from ..students.sparse_unet import SparseUNetConfig
         from ..teachers import PatchTeacher
 
