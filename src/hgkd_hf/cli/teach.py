@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..training.teaching import TeachSettings
 from .errors import run_script
-from .output import hush, log_to, show_facts
+from .output import hush, show_facts
 from .parser import answer_help
 from .recipe import parse_recipe
 
@@ -60,7 +60,9 @@ def main(arguments: list[str] | None = None) -> dict:
     if accelerator.is_main_process:
         teacher = find_source(settings.teacher, "model", info.teacher_revision)
         write_cache_card(folder, teacher, find_source(settings.dataset, "dataset", info.dataset_revision))
-        show_facts(describe(info) | {"written": f"{len(shards)} of {len(info.shards)} shards in {result['seconds']} s"})
+        show_facts(
+            describe(info) | {"written": f"{len(shards)} of {len(info.shards)} shards in {result['seconds']} s"}
+        )
     return result
 
 
