@@ -11,7 +11,13 @@ from datasets import Features
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from hgkd_hf.data import CorruptImageError, DistillationDataset, ImageTransform, load_images
+from hgkd_hf.data import (
+    CorruptImageError,
+    DistillationDataset,
+    ImageTransform,
+    StreamingDistillationDataset,
+    load_images,
+)
 from hgkd_hf.data.access import ImageAccess
 
 
@@ -128,6 +134,24 @@ def test_metadata_of_a_folder_names_nothing_outside(tmp_path, name):
 def test_bytes_win_over_any_path(tmp_path):
     source = load_images(write(tmp_path / "bytes.parquet", (png(), "/etc/passwd")))
     assert source.decode(source.dataset[0]).size == (8, 8)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_other_columns_of_images_are_not_read(tmp_path, streaming):
+    columns = {
+        name: pa.array([{"bytes": data, "path": path}], ImageFeature.pa_type)
+        for name, data, path in (
+            ("image", png(), None),
+            ("mask", None, "http://127.0.0.1:9/mask.png"),
+            ("other", None, "/etc/hostname"),
+        )
+    }
+    features = Features(image=ImageFeature(), mask=ImageFeature(), other=ImageFeature())
+    pq.write_table(pa.table(columns).cast(features.arrow_schema), tmp_path / "train.parquet")
+    source = load_images(tmp_path / "train.parquet", streaming=streaming, image_column="image")
+    dataset = StreamingDistillationDataset if streaming else DistillationDataset
+    assert next(iter(dataset(source, ImageTransform(8, True), seed=0)))["pixel_values"].shape == (3, 8, 8)
+    assert len(source.fingerprint) == 32
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import datasets
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification
 
@@ -79,6 +79,24 @@ def test_class_names_are_found_by_name(tmp_path, order):
         assert named(data, order) == {("cat", "cat"), ("dog", "dog")}
     with pytest.raises(ValueError, match="has the classes 'cat', 'dog', but --class_names has 'a', 'b'"):
         task(tmp_path / "other", split(["cat", "dog"]), split(["cat"]), class_names=["a", "b"]).training_data(0)
+
+
+@pytest.mark.parametrize(
+    ("feature", "labels", "match"),
+    [
+        (List(ClassLabel(names=["a", "b"])), [[0], [0, 1]], "several labels a row.* choose another --target_column"),
+        (None, None, "has no labels: name their column with --target_column"),
+        (ClassLabel(names=["a", "b"]), [None, None], "No row of split 'train'.*another --split or --target_column"),
+        (Value("int64"), [0, 1], "does not name its classes: name them with --class_names"),
+    ],
+)
+def test_labels_that_are_none_are_one_sentence(tmp_path, feature, labels, match):
+    rows = {"image": [Image.new("RGB", (48, 48))] * 2} | ({} if feature is None else {"label": labels})
+    features = Features({"image": datasets.Image()} | ({} if feature is None else {"label": feature}))
+    Dataset.from_dict(rows, features=features).save_to_disk(tmp_path / "saved")
+    fine = ImageClassification(dataset=str(tmp_path / "saved"), model="resnet-10", image_size=48)
+    with pytest.raises(ValueError, match=match):
+        fine.training_data(0)
 
 
 def test_a_checkpoints_head_keeps_its_classes(tmp_path):

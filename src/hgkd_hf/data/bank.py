@@ -13,39 +13,46 @@ import pyarrow.compute
 
 from hgkd_hf.data.labels import align_classes, labelled
 from hgkd_hf.data.source import ImageSource
+from hgkd_hf.data.splits import named_splits
 
 logger = logging.getLogger(__name__)
 
 LOOKED_AT = 256
 # So much of the bank is read at most to find images of it again; only those of a query's size are.
 _MAX_BYTES = 2**30
-# Some data sets have a few images in both splits. A greater share is a mistake.
+# Slices of one split may overlap a little.
 _REFUSED_SHARE = 0.5
 
 
 def bank_and_queries(bank: ImageSource, queries: ImageSource) -> tuple[ImageSource, ImageSource]:
     """Both without rows that have no label, and with the bank's classes in both.
 
-    Queries that are in the bank find themselves, so that their accuracy says nothing: a few are logged.
+    Queries that are images of the bank find themselves, so that their accuracy says nothing. How many there are is
+    logged.
 
     Raises:
-        ValueError: more than half of the queries looked at are in the bank, there are no labels, or the classes do
-            not match (see `align_classes`).
+        ValueError: bank and queries are of one split, and most of the queries looked at are in the bank; there are no
+            labels; or the classes do not match (see `align_classes`).
     """
-    shared, looked_at = shared_images(bank, queries)
-    where = f"split {queries.split!r} are among those of split {bank.split!r} of {bank.name!r}"
-    if shared > _REFUSED_SHARE * looked_at:
-        raise ValueError(
-            f"{shared} of {looked_at} images of {where}, where each would find itself: choose another "
-            f"{queries.flags.split}, or cut the split in two, such as {bank.flags.split} 'train[:90%]' and "
-            f"{queries.flags.split} 'train[90%:]'."
-        )
-    if shared:
-        logger.warning("%d of %d images looked at of %s, and find themselves there.", shared, looked_at, where)
     bank = labelled(bank)
     if bank.class_names is None:
-        return bank, labelled(queries)
-    return bank, align_classes(queries, bank.class_names, f"split {bank.split!r}")
+        queries = labelled(queries)
+    else:
+        queries = align_classes(queries, bank.class_names, f"split {bank.split!r}")
+    shared, looked_at = shared_images(bank, queries)
+    said = (
+        f"{shared} of {looked_at} images looked at of split {queries.split!r} are among those of split {bank.split!r} "
+        f"of {bank.name!r}, where each finds itself"
+    )
+    of_one_split = bank.name == queries.name and named_splits(bank.split) & named_splits(queries.split)
+    if of_one_split and shared > _REFUSED_SHARE * looked_at:
+        raise ValueError(
+            f"{said}: choose another {queries.flags.split}, or cut the split in two, such as {bank.flags.split} "
+            f"'train[:90%]' and {queries.flags.split} 'train[90%:]'."
+        )
+    if shared:
+        logger.warning("%s: their accuracy is too good.", said)
+    return bank, queries
 
 
 def shared_images(bank: ImageSource, queries: ImageSource) -> tuple[int, int]:

@@ -63,7 +63,9 @@ class _Samples:
         if mixing is not None and not return_labels:
             raise ValueError("mixing mixes labels too: pass return_labels=True.")
         if mixing is not None and mixing.needs_partner and self._streams:
-            raise ValueError("mixup and cutmix read a second row of any index: set both to 0, or drop --streaming.")
+            raise ValueError(
+                f"mixup and cutmix read a second row of any index: set both to 0, or drop {source.flags.streaming}."
+            )
         if cell_grid is not None:
             num_visible_cells(cell_grid, mask_ratio)  # refuses a wrong ratio here rather than in a worker
         self.source = source
@@ -353,5 +355,5 @@ def collate(samples: list[dict[str, Tensor | int]]) -> dict[str, Tensor]:
 def _all_bad(source: ImageSource, last: CorruptImageError) -> CorruptImageError:
     return CorruptImageError(
         f"Too many rows of {source.name!r} in a row hold no readable image (the last: {str(last).rstrip('.')}): "
-        f"check the files, and --image_column, which is {source.image_column!r}."
+        f"check the files, and {source.flags.image_column}, which is {source.image_column!r}."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 from collections.abc import Iterable
 
@@ -34,7 +33,8 @@ def rows_fingerprint(
         digest.update(repr(values).encode())
 
     if isinstance(dataset, IterableDataset):
-        for row in itertools.islice(dataset, STREAMED_ROWS):
+        columns = [image_column, label_column] if label_column else [image_column]
+        for row in dataset.select_columns(columns).take(STREAMED_ROWS):
             data = (row[image_column] or {}).get("bytes")
             add(data and hashlib.blake2b(data).digest(), row[label_column] if label_column else None)
         return digest.hexdigest()

@@ -70,8 +70,12 @@ def load_images(
     if streaming and dataset.features is None:
         dataset = dataset._resolve_features()  # reads the first rows; there is no public way
     image_column = find_image_column(dataset.features, image_column, name, flags, target_column)
-    dataset = dataset.with_format(None).cast_column(image_column, Image(decode=False))
-    if (next(iter(dataset.take(1)), None) is None) if streaming else (len(dataset) == 0):
+    dataset = dataset.with_format(None)
+    for column, feature in dataset.features.items():  # `datasets` would open whatever a row names
+        if column == image_column or isinstance(feature, Image):
+            dataset = dataset.cast_column(column, Image(decode=False))
+    images = dataset.select_columns([image_column])
+    if (next(iter(images.take(1)), None) is None) if streaming else (len(images) == 0):
         raise no_rows(name, split, flags)
     label_column = find_label_column(dataset.features, label_column, name, flags)
     class_names, classes = stored_classes(dataset, label_column)

@@ -19,7 +19,7 @@ class ImageSource:
     """The rows of a split, with undecoded images in one column and, perhaps, labels in another.
 
     Attributes:
-        dataset: the rows; column `image_column` is cast to `Image(decode=False)`, i.e. yields `{"bytes", "path"}`.
+        dataset: the rows; columns of images are cast to `Image(decode=False)`, i.e. yield `{"bytes", "path"}`.
         image_column: name of the column that holds the images.
         label_column: name of the column that holds labels, None if there is none.
         class_names: the classes by number, None where the dataset does not name them.

@@ -24,7 +24,7 @@ def select_split(
     Raises:
         ValueError: there is none, or the slice cannot be understood.
     """
-    if not _split_names(split) <= set(splits):
+    if not named_splits(split) <= set(splits):
         raise _missing_split(name, split, splits, flags)
     try:
         parts = ReadInstruction.from_spec(split).to_absolute({key: len(rows) for key, rows in splits.items()})
@@ -69,7 +69,7 @@ def load_split(options: dict, name: str, split: str, streaming: bool, flags: Fla
         if "corresponds to no data" in str(error):
             raise no_rows(name, split, flags) from error
         choices = _splits_of(options)
-        if choices and not _split_names(split) <= set(choices):
+        if choices and not named_splits(split) <= set(choices):
             raise _missing_split(name, split, choices, flags) from error
         raise ValueError(
             f"{name!r} cannot be read ({reason(error)}): repair it, or correct {flags.dataset}."
@@ -92,8 +92,8 @@ def _missing_split(name: str, split: str, choices: Iterable[str], flags: Flags) 
     return ValueError(f"{name!r} has no split {split!r}: choose {flags.split} from {listed(choices)}.")
 
 
-def _split_names(split: str) -> set[str]:
-    """The splits that a slice or sum names."""
+def named_splits(split: str) -> set[str]:
+    """The splits that a slice (`train[:10%]`) or sum (`train+test`) is of."""
     return set(re.findall(r"(?:^|\+)\s*([\w.-]+)", split))
 
 

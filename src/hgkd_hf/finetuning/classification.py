@@ -23,6 +23,7 @@ from ..data import (
     Mixing,
     align_classes,
     collate,
+    labelled,
     shared_images,
 )
 from ..hub import student_image_processor
@@ -42,7 +43,13 @@ class ImageClassification(ImageClassificationSettings, Task):
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The classes' names, in the order of a checkpoint that has learned the same classes."""
+        """The classes' names, in the order of a checkpoint that has learned the same classes.
+
+        Raises:
+            ValueError: there are no labels, or nobody names the classes.
+        """
+        if self.source.label_column is None:
+            labelled(self.source)  # says what is in the way
         names = super().names
         if self.has_weights:
             learned = student_encoder_config(self.model, self.model_revision).id2label
