@@ -1,6 +1,7 @@
 """The house: which room may import which, no circles, short files. `python tests/test_structure.py` draws it."""
 
 import ast
+from collections import Counter
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -92,6 +93,12 @@ def test_cli_is_thin_at_the_top():
     """Files of `training/` are the commands and nothing else."""
     for path in (REPOSITORY / "training").glob("*.py"):
         assert len(path.read_text().splitlines()) < 20, path.name
+
+
+def test_names_of_test_files_are_unique():
+    """They are imported by their names alone, and two of one name stop the whole suite."""
+    names = Counter(path.name for path in (REPOSITORY / "tests").rglob("*.py") if "old_runs" not in path.parts)
+    assert not {name for name, count in names.items() if count > 1} - {"conftest.py", "__init__.py"}
 
 
 @pytest.mark.parametrize("folder", ["src", "training", "examples", "benchmarks", "tests", "model_cards"])
