@@ -251,6 +251,28 @@ def test_folders_that_hold_something_else(info, tmp_path):
         TeacherCache(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("teacher_layers", [1, "--push_to_hub"]),
+        ("teacher_layers", 1),
+        ("rows", "11"),
+        ("rows", True),
+        ("teacher", None),
+        ("storage", "int4"),
+        ("max_samples", 1.5),
+        ("transform", {"crop_scale": ["--push_to_hub"]}),
+        ("transform", {"image_size": None}),
+        ("transform", 64),
+    ],
+)
+def test_what_a_cache_says_is_data(info, name, value, tmp_path):
+    """It may come from the Hub, and is read as settings of a run."""
+    (tmp_path / "cache.json").write_text(json.dumps(asdict(info) | {name: value}))
+    with pytest.raises(ValueError, match=f"cache.json gives no valid {name}"):
+        CacheInfo.load(tmp_path)
+
+
 def test_changed_images_are_refused(write, images, tmp_path):
     cache = TeacherCache(write(tmp_path / "cache"))
     path = tmp_path / "images" / "train" / "a" / "02.png"

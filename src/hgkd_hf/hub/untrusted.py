@@ -46,7 +46,7 @@ TRAINING_SETTINGS = frozenset(
 # Settings of the methods that only the command line gives: files of this machine, and what one command is to do.
 COMMAND_SETTINGS = frozenset({"teacher_head", "resume", "dry_run"})
 # Settings that name a repository, or a place on this machine; a recipe from the Hub may name repositories alone.
-SOURCES = ("dataset", "teacher", "student")
+SOURCES = ("dataset", "teacher", "teacher_cache", "student")
 
 
 def check_names(listed: set[str]) -> None:

@@ -14,7 +14,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from ...checkpoints.whole_folders import write_whole
 
@@ -109,6 +110,10 @@ class CacheInfo:
                 f"{path} is of format {values.get('version')}, but this version of hgkd_hf reads format {VERSION}: "
                 "write the cache again with `hgkd teach`."
             )
+        hints = get_type_hints(cls)
+        wrong = [name for name, value in values.items() if not _fits(value, hints[name])]
+        if wrong:  # it may come from the Hub, and what it says becomes flags
+            raise ValueError(f"{path} gives no valid {wrong[0]}: write the cache again with `hgkd teach`.")
         return cls(**values)
 
     def save(self, folder: str | Path) -> None:
@@ -220,6 +225,24 @@ class CacheInfo:
         if self.storage == "int8":
             columns["scale"] = List(Value("float16"), length=self.channels)
         return Features(columns)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON is of the type of its field."""
+    kind, parts = get_origin(hint), get_args(hint)
+    if kind is Literal:
+        return value in parts
+    if kind is UnionType:
+        return any(_fits(value, part) for part in parts)
+    if kind is tuple:
+        return isinstance(value, tuple) and all(type(entry) is int for entry in value)
+    if kind is Mapping:
+        return isinstance(value, dict) and all(
+            isinstance(entry, str | int | float)
+            or (isinstance(entry, tuple) and all(isinstance(number, int | float) for number in entry))
+            for entry in value.values()
+        )
+    return type(value) is hint
 
 
 def _with_tuples(value: Any) -> Any:
