@@ -43,6 +43,6 @@ def _default(item: Field) -> str:
 def _meaning(item: Field, hint: Any) -> str:
     help = item.metadata["help"]
     choices = ", ".join(f"`{choice}`" for choice in choices_of(hint))
-    limits = help.limits_in_words()
+    limits = help.describe_limits()
     parts = (help.replace("|", "\\|"), choices and f"One of {choices}.", limits and f"{limits.capitalize()}.")
     return " ".join(part for part in parts if part)

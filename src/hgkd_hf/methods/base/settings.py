@@ -24,7 +24,7 @@ class SettingHelp(str):
     limits: dict[str, float]
     before: Any
 
-    def limits_in_words(self) -> str:
+    def describe_limits(self) -> str:
         """As in `at least 0 and below 1`; empty without limits."""
         return " and ".join(f"{_LIMITS[kind][1]} {limit:g}" for kind, limit in self.limits.items())
 
@@ -117,4 +117,4 @@ def _check(name: str, value: Any, choices: tuple[Any, ...], help: SettingHelp) -
         # NaN, which no comparison holds for, is refused.
         fits = isinstance(number, Real) and all(_LIMITS[kind][0](number, limit) for kind, limit in help.limits.items())
         if help.limits and not fits:
-            raise ValueError(f"{name} is {value!r}, but it must be {help.limits_in_words()} (--{name}).")
+            raise ValueError(f"{name} is {value!r}, but it must be {help.describe_limits()} (--{name}).")
