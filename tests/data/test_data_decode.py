@@ -11,6 +11,7 @@ from PIL import Image
 
 from hgkd_hf.data import CorruptImageError, decode_image
 from hgkd_hf.data import decode as decode_module
+from hgkd_hf.data.decode import exif_orientation, open_image
 
 
 def encode(image: Image.Image, format: str = "PNG", **options) -> bytes:
@@ -95,8 +96,9 @@ def test_sixteen_bit_grey_is_scaled():
     assert rgb(Image.fromarray(levels.astype(np.int32)))[0, :, 1].tolist() == [0, 1, 128, 255]
 
 
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(orientation):
+def test_exif_orientation(orientation, format):
     stored = Image.fromarray(PIXELS)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -110,7 +112,14 @@ def test_exif_orientation(orientation):
         7: np.rot90(PIXELS, 2).transpose(1, 0, 2),
         8: np.rot90(PIXELS, 1),
     }[orientation]
-    assert np.array_equal(rgb(encode(stored, exif=exif)), upright)
+    data = encode(stored, format, exif=exif, **{"WEBP": {"lossless": True}}.get(format, {}))
+    if format == "JPEG":
+        assert rgb(data).shape == upright.shape
+    else:
+        assert np.array_equal(rgb(data), upright)
+    opened = open_image(data)
+    size = opened.size[::-1] if exif_orientation(opened) > 4 else opened.size
+    assert size == upright.shape[1::-1], "what a look at the header tells"
 
 
 def test_broken_exif_is_ignored():

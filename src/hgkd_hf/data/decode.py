@@ -71,7 +71,12 @@ def open_image(
 
 
 def exif_orientation(image: Image.Image) -> int:
-    """The EXIF orientation of an opened image, 1 (upright) to 8; unreadable EXIF data, common in the wild, is 1."""
+    """The EXIF orientation of an opened image, 1 (upright) to 8; unreadable EXIF data, common in the wild, is 1.
+
+    That of a TIFF is 1: Pillow turns it while decoding, and gives its upright size before.
+    """
+    if image.format == "TIFF":
+        return 1
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:
