@@ -5,7 +5,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from hgkd_hf.hub import readme
-from hgkd_hf.hub.privacy import HIDDEN, check_no_secrets, public
+from hgkd_hf.hub.privacy import HIDDEN, check_no_secrets, public, public_names
 
 TOKEN = "hf_" + "aB3" * 12
 
@@ -114,6 +114,18 @@ def test_composed_readme_is_a_model_card():
         ("--dataset=/data/sets/cifar10 --output_dir ~/runs/a", "--dataset=cifar10 --output_dir a"),
         ("../shared/data/x, split train", "x, split train"),
         (r"C:\Users\me\data", "data"),
+        ("--dataset C:/Users/me/data --seed 1", "--dataset data --seed 1"),
+        (r"\\host\me\data", "data"),
+        ("file:///home/me/a%20b/data", "data"),
+        ("~me/data, ~/a/b", "data, b"),
+        ("/home/me=x/@me/a+b/data", "data"),
+        ("(/home/me/data), [/home/me/data]", "(data), [data]"),
+        ("--dataset '/data/My Drive/me/data' --seed 1", "--dataset 'data' --seed 1"),
+        ("'--dataset=/data/My Drive/me/data' --seed 1", "'--dataset=data' --seed 1"),
+        ('"C:/My Drive/me/data"', '"data"'),
+        ("https://me:password@example.org/data", "https://example.org/data"),
+        ("git+ssh://me@example.org/data", "git+ssh://example.org/data"),
+        ("mail me@example.org", "mail me@example.org"),
         ("facebook/dinov2-base", "facebook/dinov2-base"),
         ("https://huggingface.co/a/b", "https://huggingface.co/a/b"),
         ("runs/mine", "runs/mine"),
@@ -125,6 +137,32 @@ def test_composed_readme_is_a_model_card():
 )
 def test_public(text: str, left: str):
     assert public(text, paths=["/data/my sets/cifar 10", "not a path"]) == left
+
+
+def test_public_value_that_is_a_place_here(tmp_path, monkeypatch):
+    place = tmp_path / "My Drive" / "me, too"
+    place.mkdir(parents=True)
+    assert public(str(place)) == "me, too"
+    monkeypatch.chdir(tmp_path)
+    assert public("student (My Drive/me, too)", paths=["My Drive/me, too/"]) == "student (me, too)"
+    assert public("My Drive/me, too") == "me, too"
+
+
+def test_public_names(tmp_path, monkeypatch):
+    (tmp_path / "models" / "vit").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    config = {
+        "_name_or_path": "/home/me/a b/x",
+        "teacher_name_or_path": "models/vit",
+        "encoder_config": {"_name_or_path": "facebook/dinov2-base", "id2label": {"0": "/m/01/dog"}},
+        "layers": [{"name_or_path": "~/y"}],
+    }
+    assert public_names(config) == {
+        "_name_or_path": "x",
+        "teacher_name_or_path": "vit",
+        "encoder_config": {"_name_or_path": "facebook/dinov2-base", "id2label": {"0": "/m/01/dog"}},
+        "layers": [{"name_or_path": "y"}],
+    }
 
 
 def test_public_data(monkeypatch):

@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import get_type_hints
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from hgkd_hf.checkpoints.whole_folders import complete_folder, fault
 from hgkd_hf.cli.choices import parse_method
 from hgkd_hf.cli.pull import main
 from hgkd_hf.hub.pull import pull_run
-from hgkd_hf.hub.untrusted import COMMAND_SETTINGS, SOURCES, TRAINING_SETTINGS, checked_recipe
+from hgkd_hf.hub.recipe import METHOD_SETTINGS, SOURCES, TRAINING_SETTINGS, checked_recipe, settings_on_hub
 from hgkd_hf.methods.registry import METHODS
 from hgkd_hf.training.arguments import DistillationArguments
 
@@ -229,14 +228,18 @@ def test_a_recipe_does_not_decide_what_leaves_the_machine(pushed_run, pull, tmp_
     assert training.learning_rate == 0.25
 
 
-def test_every_other_setting_of_a_training_is_the_command_lines(tmp_path):
-    settings = {item.name for item in fields(DistillationArguments)}
-    assert settings >= TRAINING_SETTINGS
+@pytest.mark.parametrize("method", METHODS)
+def test_every_other_setting_is_the_command_lines(tmp_path, method):
+    names = {item.name for kind in (METHODS[method], DistillationArguments) for item in fields(kind)}
+    allowed = settings_on_hub(method)
+    assert names >= allowed >= {*TRAINING_SETTINGS.split(), *METHOD_SETTINGS.split()}
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump({**RECIPE, **dict.fromkeys(settings, "unusual")}))
+    path.write_text(
+        yaml.safe_dump({**dict.fromkeys(names, "unusual"), **dict.fromkeys(SOURCES, "a/b"), "method": method})
+    )
     taken, left_out = checked_recipe(path)
-    assert taken.keys() == RECIPE.keys() | TRAINING_SETTINGS
-    assert left_out.keys() == settings - TRAINING_SETTINGS
+    assert taken.keys() == allowed
+    assert left_out.keys() == names - allowed
 
 
 @pytest.mark.parametrize(
@@ -284,17 +287,3 @@ def test_control_characters_are_not_printed(pushed_run, pull, tmp_path):
     printed = pull(tmp_path / "mine")
     assert "\x1b" not in printed
     assert max(map(len, printed.splitlines())) < 400
-
-
-WORDS = """
-method teacher_revision teacher_dtype student_revision dataset_config dataset_revision split image_column label_column
-knn_split teacher_input decoder loss positions sparse_backend ssl_method student_head objective selection layout
-distillation
-"""
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_what_text_a_recipe_may_give(method):
-    """A setting that holds text is a word, unless it is listed as a source or as the command line's."""
-    text = {name for name, kind in get_type_hints(METHODS[method]).items() if kind in (str, str | None, list[str])}
-    assert text - set(WORDS.split()) <= {*SOURCES, *COMMAND_SETTINGS}, "decide whether a recipe from the Hub gives it"

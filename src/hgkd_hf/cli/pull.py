@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def resume_command(run: Path, pulled: PulledRun) -> str:
     """The command that resumes a run; what only the user knows stands in capitals."""
-    from ..hub.untrusted import SOURCES
+    from ..hub.recipe import SOURCES
 
     command = ["hgkd", "distill"]
     command += ["--recipe", str(run / RECIPE_FILE)] if pulled.recipe else []

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import BitImageProcessorPil, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.utils import CONFIG_NAME
 
 from ..methods.base.distiller import Distiller
 from ..students.sparse_unet import SparseUNetForImageClassification, SparseUNetModel
+from .privacy import public_names
 
 STUDENT_SUBFOLDER = "sparse_unet"
 _EXTENDED = SparseUNetModel | SparseUNetForImageClassification
@@ -68,10 +71,15 @@ def export_student(
     folder = Path(folder)
     stock_student(model).save_pretrained(folder)
     image_processor.save_pretrained(folder)
+    configs = [folder / CONFIG_NAME]
     student = extended_student(model)
     if student is not None:
         student.save_pretrained(folder / STUDENT_SUBFOLDER)
         image_processor.save_pretrained(folder / STUDENT_SUBFOLDER)
+        configs.append(folder / STUDENT_SUBFOLDER / CONFIG_NAME)
+    for config in configs:  # of which nested ones name the folder that they were read from
+        content = public_names(json.loads(config.read_text(encoding="utf-8")))
+        config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     if readme is not None:
         (folder / "README.md").write_text(readme, encoding="utf-8")
     return folder

@@ -16,10 +16,13 @@ _SECRET_VARIABLE = re.compile(_SECRET, re.IGNORECASE)
 _SECRET_KEY = re.compile(rf"(.*_)?{_SECRET}", re.IGNORECASE)
 _SECRET_FLAG = re.compile(rf"(--(?:\w+_)?{_SECRET}(?:=| +))(?:'[^']*'|[^\s']+)", re.IGNORECASE)
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
-# `/a/b`, `~/a`, `../a`, `C:\a\b`: of two parts at least, and not the inside of a word, a Hub id or a URL.
-_PATH = re.compile(
-    r"(?<![\w/:.~-])(?:(?:~|\.\.)?(?:/[\w.@+-]+){2,}|(?:~|\.\.)(?:/[\w.@+-]+)+|[A-Za-z]:(?:\\[\w.@+-]+)+)/?"
-)
+_PART = r"[^\s/\\'\"`()\[\]{},;:|<>]+"
+# How paths begin that have a meaning on this machine alone: `~/`, `~me/`, `../`, `C:\`, `C:/`, `\\host\`, `file:///`.
+_BEGIN = r"(?:~\w*/|\.\./|[A-Za-z]:[\\/]|\\\\|file:/+)"
+# Such a path, or `/a/b`; not the inside of a word, a Hub id or a URL.
+_PATH = re.compile(rf"(?<![\w/:.~\\-])(?:/{_PART}(?:/{_PART})+|{_BEGIN}(?:{_PART}[\\/]+)*(?:{_PART})?)/?")
+_QUOTED = re.compile(rf"(['\"])((?:[\w-]+=)?)((?:{_BEGIN}|/).*?)\1")  # in quotes it may have spaces
+_LOGIN = re.compile(r"(\w://)[^\s/@'\"]+@")
 
 
 def secrets() -> set[str]:
@@ -48,10 +51,26 @@ def public(value: Any, paths: Iterable[str] = ()) -> Any:
     text = _text(value)
     for secret in sorted(secrets(), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
-    text = _SECRET_FLAG.sub(rf"\1{HIDDEN}", _HUB_TOKEN.sub(HIDDEN, text))
-    for path in sorted({_text(path) for path in paths if is_local_path(path)}, key=len, reverse=True):
-        text = text.replace(path, last_part(path))
-    return _PATH.sub(lambda match: last_part(match[0]), text)
+    text = _LOGIN.sub(r"\1", _SECRET_FLAG.sub(rf"\1{HIDDEN}", _HUB_TOKEN.sub(HIDDEN, text)))
+    known = [_text(path).rstrip("/\\") for path in paths if is_local_path(path)]
+    for path in sorted({*known, *([text] if os.path.exists(text) else [])}, key=len, reverse=True):
+        text = text.replace(path, last_part(path)) if path else text
+    text = _QUOTED.sub(lambda found: f"{found[1]}{found[2]}{last_part(found[3])}{found[1]}", text)
+    return _PATH.sub(lambda found: last_part(found[0]), text)
+
+
+def public_names(config: Any) -> Any:
+    """A copy of a model's configuration without the places that it was loaded from; the ids of the Hub stay."""
+    if isinstance(config, list):
+        return [public_names(item) for item in config]
+    if not isinstance(config, dict):
+        return config
+    return {
+        key: last_part(item)
+        if key.endswith("name_or_path") and isinstance(item, str) and is_local_path(item)
+        else public_names(item)
+        for key, item in config.items()
+    }
 
 
 def _text(value: Any) -> str:
@@ -60,8 +79,10 @@ def _text(value: Any) -> str:
 
 
 def is_local_path(name: str) -> bool:
-    """Whether `name` is written like a path that means something on this machine only."""
-    return os.path.isabs(name) or bool(re.match(r"(~|\.\.)(/|$)|[A-Za-z]:\\", name))
+    """Whether `name` is written like a path that means something on this machine only, or is one of a folder here."""
+    if re.match(rf"{_BEGIN}|/|\.\.?$", name):
+        return True
+    return re.search(r"[\\/]", name) is not None and os.path.exists(name)
 
 
 def last_part(path: str) -> str:

@@ -1,18 +1,15 @@
 """What a repository says is data: the parts of a pulled run that are used, each checked before it is.
 
-Files are those that a manifest lists, under names that stay inside their folder. Of JSON and YAML, numbers are taken
-as numbers, words as words, and nothing as a path. A recipe gives what decides what is learned, measured and logged;
-what leaves the machine, credentials, places of files and trackers are said on the command line alone.
+Files are those that a manifest lists, under names that stay inside their folder. Of JSON and YAML (`recipe.py`),
+numbers are taken as numbers, words as words, and nothing as a path.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -20,33 +17,12 @@ import yaml
 from transformers import TrainerState
 
 from ..checkpoints.whole_folders import MANIFEST, fault
-from ..methods.registry import METHODS
-from ..students.presets import PRESETS
-from ..training.arguments import DistillationArguments
-from .sources import is_repo_id
 from .student_card import BEFORE, METRICS, STUDENT
 
 # The only files of a checkpoint: no code, no pickle.
 _FILE = re.compile(r"(?:\w[\w.-]{0,99}/){0,4}\w[\w.-]{0,99}\.(?:json|safetensors)", re.ASCII)
-_WORD = re.compile(r"\w[\w .:%+\[\]-]{0,99}")
+WORD = re.compile(r"\w[\w .:%+\[\]-]{0,99}")
 _LARGEST = 2**63  # a stream's number of epochs is just below
-
-# The fields of `DistillationArguments` that a recipe from the Hub may set: numbers, switches and words of fixed sets.
-# All others are the command line's, those of later versions of transformers included.
-TRAINING_SETTINGS = frozenset(
-    """
-    per_device_train_batch_size gradient_accumulation_steps num_train_epochs max_steps seed data_seed
-    base_learning_rate learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps optim weight_decay adam_beta1
-    adam_beta2 adam_epsilon max_grad_norm sync_batch_norm precision bf16 fp16 tf32 activation_checkpointing
-    gradient_checkpointing eval_strategy eval_steps eval_delay per_device_eval_batch_size knn_k knn_temperature
-    metric_for_best_model greater_is_better logging_strategy logging_steps logging_first_step save_strategy save_steps
-    save_total_limit
-    """.split()  # noqa: SIM905
-)
-# Settings of the methods that only the command line gives: files of this machine, and what one command is to do.
-COMMAND_SETTINGS = frozenset({"teacher_head", "resume", "dry_run"})
-# Settings that name a repository, or a place on this machine; a recipe from the Hub may name repositories alone.
-SOURCES = ("dataset", "teacher", "teacher_cache", "student")
 
 
 def check_names(listed: set[str]) -> None:
@@ -159,38 +135,6 @@ def checked_card(path: Path) -> dict[str, Any]:
     return card
 
 
-def checked_recipe(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a recipe from the Hub may set.
-
-    Returns:
-        The settings that are taken, and, of those that are left out and are not the default anyway, why.
-
-    Raises:
-        ValueError: it is no recipe, or of no method of this version.
-    """
-    values = read(path, _load_yaml)
-    name = values.get("method", "hgkd")
-    if not isinstance(name, str) or name not in METHODS:
-        raise ValueError(f"its recipe is of the method {shown(name)}, but there are {', '.join(METHODS)}")
-    known: dict[str, Field] = {item.name: item for item in (*fields(METHODS[name]), *fields(DistillationArguments))}
-    own = {item.name for item in fields(METHODS[name])}
-    taken, left_out = {}, {}
-    for key, value in values.items():
-        if key not in known:
-            if value:
-                left_out[shown(key)] = f"{shown(value)} is of no setting of method {name} in this version"
-        elif key in COMMAND_SETTINGS or key not in own | TRAINING_SETTINGS:
-            if value and value != _default(known[key]):
-                left_out[key] = f"{shown(value)} is for the command line alone to say"
-        elif key in SOURCES and not _is_source(key, value):
-            left_out[key] = f"{shown(value)} is no Hub id `owner/name`, or names something on this machine"
-        elif key not in SOURCES and not _is_plain(value):
-            left_out[key] = f"{shown(value)} is neither a number nor a plain word"
-        else:
-            taken[key] = value
-    return taken, left_out
-
-
 def read(path: Path, parse: Callable[[str], Any] = json.loads) -> dict[str, Any]:
     """The mapping that a JSON or YAML file holds.
 
@@ -212,18 +156,22 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def is_plain(value: Any) -> bool:
+    """Whether a value is a number, a switch, a word that cannot be a path or a flag, or lists and mappings of them."""
+    if isinstance(value, str):
+        return bool(WORD.fullmatch(value))
+    if isinstance(value, dict):
+        return all(map(is_plain, [*value, *value.values()]))
+    if isinstance(value, list):
+        return all(map(is_plain, value))
+    return isinstance(value, bool) or _is_number(value)
+
+
 def _parsed(text: str, parse: Callable[[str], Any], path: Path) -> Any:
     try:
         return parse(text)
     except (ValueError, RecursionError, yaml.YAMLError):
         raise ValueError(f"its {path.name} is not readable") from None
-
-
-def _load_yaml(text: str) -> Any:
-    """YAML without aliases, by which a few lines would stand for any amount of data."""
-    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-        raise ValueError("aliases")
-    return yaml.safe_load(text)
 
 
 def _is_number(value: Any) -> bool:
@@ -239,35 +187,4 @@ def _numbers(entry: Any, path: Path) -> dict[str, float | None]:
     """The numbers of an entry of a log; None for one that was not finite."""
     if not isinstance(entry, dict):
         raise ValueError(f"an entry of the log in {path.name} is no mapping")
-    return {k: v for k, v in entry.items() if _WORD.fullmatch(k) and (v is None or _is_number(v))}
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value is a number, a switch, a word that cannot be a path or a flag, or lists and mappings of them."""
-    if isinstance(value, str):
-        return bool(_WORD.fullmatch(value))
-    if isinstance(value, dict):
-        return all(map(_is_plain, [*value, *value.values()]))
-    if isinstance(value, list):
-        return all(map(_is_plain, value))
-    return isinstance(value, bool) or _is_number(value)
-
-
-def _is_source(key: str, value: Any) -> bool:
-    """Whether a dataset, teacher or student is one of the Hub, or one that needs no files: a preset or a config."""
-    if key == "student" and isinstance(value, str):
-        if value in PRESETS:
-            return True
-        if value.startswith("{"):
-            try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
-                return False
-    if isinstance(value, dict):
-        return key == "student" and _is_plain(value)
-    parts = value.split("/") if isinstance(value, str) else []
-    return len(parts) == 2 and all(map(_WORD.fullmatch, parts)) and is_repo_id(value) and not os.path.exists(value)
-
-
-def _default(item: Field) -> Any:
-    return item.default if item.default_factory is MISSING else item.default_factory()
+    return {k: v for k, v in entry.items() if WORD.fullmatch(k) and (v is None or _is_number(v))}

@@ -1,0 +1,41 @@
+"""A checkpoint as it leaves the machine: what resuming needs, and nothing that tells of places."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+from ..checkpoints.whole_folders import MANIFEST, PARTIAL, complete_folder
+from .privacy import public_names
+from .untrusted import checked_state
+
+STATE_FILE = "trainer_state.json"
+ARGUMENTS_FILE = "training_args.json"  # not read by anything; the recipe tells what others need of it
+
+
+def public_checkpoint(checkpoint: Path, folder: Path) -> Path:
+    """Put a checkpoint into a new folder for publication: tensors are linked, JSON is rewritten, a manifest is made.
+
+    Args:
+        checkpoint: a whole one; it may be deleted afterwards.
+        folder: on the same disk, or the files are copied.
+    """
+    partial = folder.with_name(folder.name + PARTIAL)
+    for path in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
+        kept = partial / path.relative_to(checkpoint)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        if path.name == STATE_FILE:
+            checked_state(path).save_to_json(str(kept))
+        elif path.suffix == ".json":
+            if path.name not in (MANIFEST, ARGUMENTS_FILE):
+                kept.write_text(
+                    json.dumps(public_names(json.loads(path.read_text("utf-8"))), indent=2) + "\n", "utf-8"
+                )
+        else:
+            try:
+                os.link(path, kept)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, kept)
+    return complete_folder(partial)
