@@ -25,6 +25,13 @@ def test_model_that_is_not_there_is_a_sentence(tmp_path):
     assert sentence(OSError(5, "Input/output error")) is None
 
 
+def test_name_that_is_too_long_is_a_sentence(tmp_path):
+    with pytest.raises(OSError) as caught:
+        (tmp_path / ("a" * 300)).mkdir()
+    assert "is too long for the name of a file or folder" in sentence(caught.value)
+    assert len(sentence(caught.value)) < 200
+
+
 def test_our_own_mistakes_keep_their_traceback():
     def main():
         raise AttributeError("oops")

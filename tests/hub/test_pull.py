@@ -148,7 +148,7 @@ BAD = {
     "pickle": ({"more": ["optimizer.pt"]}, "'optimizer.pt' is no file of a checkpoint"),
     "hidden": ({"more": [".git.json"]}, "is no file of a checkpoint"),
     "backslash": ({"more": ["..\\up.json"]}, "is no file of a checkpoint"),
-    "long": ({"more": ["a" * 150 + ".json"]}, "is no file of a checkpoint"),
+    "long": ({"more": ["a" * 300 + ".json"]}, "is no file of a checkpoint"),
     "deep": ({"more": ["a/" * 9 + "a.json"]}, "is no file of a checkpoint"),
     "weights elsewhere": ({"index": {"weight_map": {"weight": "../../x.safetensors"}}}, "names '../../x.safetensors'"),
     "weights nowhere": ({"index": {"weight_map": "x"}}, "names None"),
@@ -165,6 +165,13 @@ BAD = {
     "metrics without steps": ({"metrics": '{"loss": 1}\n'}, "has no step"),
     "metrics that are no JSON": ({"metrics": "loss\n"}, "metrics.jsonl is not readable"),
 }
+
+
+def test_other_files_of_the_repository_are_let_be(pushed_run, hub, tmp_path):
+    pushed_run()
+    files = [CommitOperationAdd(name, b"{}") for name in ("a" * 300 + ".json", "up.py", "last-checkpoint.py")]
+    hub.api().create_commit(REPO, files, commit_message="More")
+    assert pull_run(REPO, tmp_path / "mine").checkpoint == tmp_path / "mine" / "checkpoint-2"
 
 
 @pytest.mark.parametrize("name", BAD)

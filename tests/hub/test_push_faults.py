@@ -73,6 +73,14 @@ def test_impossible_name(hub: HubServer, run: Path, name: str):
     assert hub.count(".") == 0
 
 
+def test_conflict_without_an_address_when_the_repository_is_created(hub: HubServer, run: Path):
+    hub.fault("^POST /api/repos/create", status=409)
+    with pytest.raises(PushError, match="alice/student is not visible to this token") as error:
+        push_student(run, REPO)
+    assert "\n" not in str(error.value)
+    push_student(run, REPO)
+
+
 def test_commit_conflict_is_retried_and_both_commits_stay(hub: HubServer, run: Path, monkeypatch, no_waiting):
     push_student(run, REPO)
     (run / "config.json").write_text((run / "config.json").read_text() + "\n")
@@ -138,7 +146,7 @@ def test_upload_that_is_always_cut(hub: HubServer, run: Path, no_waiting):
 
 def test_server_dies_during_the_upload_and_comes_back(hub: HubServer, run: Path, spawn_python):
     fault = hub.fault("^PUT /lfs/upload", after=100, hang=60)
-    code = "import sys; from hgkd_hf.hub.folder import push_student; push_student(sys.argv[1], 'alice/student')"
+    code = "import sys; from hgkd_hf.hub import push_student; push_student(sys.argv[1], 'alice/student')"
     process = spawn_python(code, hub.env(), run)
     assert fault.fired.wait(60)
     hub.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Callable
@@ -46,6 +47,8 @@ def sentence(error: Exception) -> str | None:
             f"there is not enough memory ({' '.join(lines[0].split())}): lower --per_device_train_batch_size and "
             "raise --gradient_accumulation_steps by as much, or choose a smaller student, decoder or teacher."
         )
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"{str(error.filename)[:60]!r}... is too long for the name of a file or folder: give a shorter one."
     expected = (ValueError, FileNotFoundError, PermissionError, ConnectionError, RunStopped, StreamError, PushError)
     # transformers' word for a model that is not there is a bare OSError; those of the system have a number.
     absent = type(error) is OSError and error.errno is None

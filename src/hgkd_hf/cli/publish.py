@@ -30,12 +30,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--revision", help="Branch; created if there is none.")
     parser.add_argument("--create_pr", action="store_true", help="Propose the commit as a pull request.")
     parser.add_argument("--tag", help="Git tag for the commit, e.g. v1.0.")
+    parser.add_argument("--overwrite", action="store_true", help="Push over another model that the repository holds.")
     parser.add_argument("--message", help="Title of the commit.")
     parser.add_argument("--dry_run", action="store_true", help="Show what would be pushed, and push nothing.")
     args = parser.parse_args(arguments)
     from ..hub import License, PushOptions, push_student  # here, after --help is answered
     from ..hub.cache_card import preview_cache, push_cache
-    from ..hub.folder import BEST_FOLDER, STUDENT_FOLDER, preview_student
+    from ..hub.folder import BEST_FOLDER, STUDENT_FOLDER
+    from ..hub.student_push import preview_student
     from ..teachers.cache.info import INFO_FILE
 
     hush()
@@ -43,7 +45,9 @@ def main(arguments: list[str] | None = None) -> None:
     if args.license == "other" and not (args.license_name and args.license_link):
         raise ValueError("--license other needs --license_name and --license_link.")
     message = args.message or PushOptions.message
-    options = PushOptions(args.private, args.gated, args.revision, args.create_pr, args.tag, message)
+    options = PushOptions(
+        args.private, args.gated, args.revision, args.create_pr, args.tag, args.overwrite, message
+    )
     if (args.run / INFO_FILE).is_file():
         push, preview, folder = push_cache, preview_cache, args.run
     else:

@@ -1,11 +1,12 @@
 """What leaves a run: the publishable folder, its card, and the way to the Hub and back."""
 
 from .export import export_student, student_image_processor
-from .folder import push_student, push_to_hub, write_student_folder
+from .folder import write_student_folder
 from .publishing import StudentPublisher
 from .push import PushError, PushOptions, push_folder
 from .sources import License, Source, find_source
 from .student_card import StudentCard
+from .student_push import push_student, push_to_hub
 
 __all__ = [
     "License",

@@ -52,7 +52,7 @@ class CardCallback(TrainerCallback):
                 earlier = StudentCard.load(path)
                 self._seconds_before = earlier.run.get("seconds", 0.0)
                 self.card.results = earlier.results | self.card.results
-            self.card.name = self.card.name or Path(args.output_dir).name
+            self.card.name = self.card.name or Path(args.hub_model_id or os.path.abspath(args.output_dir)).name
             describe_model(self.card, model)
             self.find_sources(model.config)
             self.card.add_settings(args)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,15 @@ def public(value: Any, paths: Iterable[str] = ()) -> Any:
         text = text.replace(path, last_part(path)) if path else text
     text = _QUOTED.sub(lambda found: f"{found[1]}{found[2]}{last_part(found[3])}{found[1]}", text)
     return _PATH.sub(lambda found: last_part(found[0]), text)
+
+
+def public_command(words: Sequence[str]) -> str:
+    """A command as a card tells it: without `--output_dir`, which says where its author keeps runs."""
+    kept: list[str] = []
+    for before, word in zip(("", *words), words):
+        if not word.startswith("--output_dir") and before != "--output_dir":
+            kept.append(word)
+    return public(shlex.join(kept))
 
 
 def public_names(config: Any) -> Any:

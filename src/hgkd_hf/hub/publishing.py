@@ -22,10 +22,11 @@ from ..training.trainer import DistillationTrainer
 from ..visualize import prediction_figure
 from .callback import CardCallback
 from .export import student_image_processor
-from .folder import STUDENT_FOLDER, push_student, warn_only, write_student_folder
+from .folder import STUDENT_FOLDER, warn_only, write_student_folder
 from .push import PushError, PushOptions, check_access, files_of
 from .sources import License
 from .student_card import STUDENT, StudentCard
+from .student_push import push_student
 
 logger = logging.get_logger(__name__)
 

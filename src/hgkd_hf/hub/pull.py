@@ -22,15 +22,15 @@ from huggingface_hub.errors import (
 from ..checkpoints.folders import remove_partial
 from ..checkpoints.whole_folders import PARTIAL, complete_folder
 from . import readme
+from .checkpoint import STATE_FILE
+from .folder import METRICS_FILE, RECIPE_FILE
 from .publishing import LAST_CHECKPOINT
 from .push import explain, httpx
 from .recipe import checked_recipe
 from .student_card import CARD_FILE
 from .untrusted import check_names, checked_card, checked_files, checked_metrics, checked_state
 
-RECIPE_FILE, METRICS_FILE = "recipe.yaml", "metrics.jsonl"
 RUN_FILES = (RECIPE_FILE, METRICS_FILE, CARD_FILE)
-STATE_FILE = "trainer_state.json"
 
 
 @dataclass(frozen=True)

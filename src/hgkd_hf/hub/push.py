@@ -14,7 +14,6 @@ from typing import Any, Literal
 import huggingface_hub
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
@@ -55,6 +54,7 @@ class PushOptions:
         revision: branch, created if need be; None = main.
         create_pr: propose the commit as a pull request.
         tag: name of a git tag to put on the commit.
+        overwrite: push over another model too (see `push_student`).
         message: the commit's title.
         repo_type: of the repository.
         token: of the Hub; None = the one that is logged in.
@@ -65,6 +65,7 @@ class PushOptions:
     revision: str | None = None
     create_pr: bool = False
     tag: str | None = None
+    overwrite: bool = False
     message: str = "Push a student trained with hgkd_hf"
     repo_type: Literal["model", "dataset"] = "model"
     token: str | None = field(default=None, repr=False)
@@ -82,6 +83,62 @@ class PushOptions:
         return found
 
 
+@dataclass(frozen=True)
+class Head:
+    """What a repository holds at the commit that a push builds on.
+
+    Attributes:
+        api: the client.
+        repo_id, repo_type: of the repository.
+        commit: its hash.
+        files: their paths.
+    """
+
+    api: HfApi = field(repr=False)
+    repo_id: str
+    repo_type: str
+    commit: str
+    files: frozenset[str]
+
+    @classmethod
+    def of(cls, api: HfApi, repo_id: str, options: PushOptions) -> Head:
+        """The head of the branch that is pushed to; of main, where that branch does not exist yet.
+
+        Raises:
+            HfHubHTTPError, OSError: of the client.
+        """
+        kind = options.repo_type
+        try:
+            info = api.repo_info(repo_id, revision=options.revision, repo_type=kind)
+        except RevisionNotFoundError:
+            info = api.repo_info(repo_id, repo_type=kind)
+        files = frozenset(sibling.rfilename for sibling in info.siblings or [])
+        return cls(api, repo_id, kind, info.sha, files)
+
+    def read(self, name: str) -> Path | None:
+        """A file, None if it has none of this name.
+
+        Raises:
+            HfHubHTTPError, OSError: of the client.
+        """
+        if name not in self.files:
+            return None
+        try:
+            kind = {"revision": self.commit, "repo_type": self.repo_type}
+            return Path(self.api.hf_hub_download(self.repo_id, name, **kind))
+        except LocalEntryNotFoundError as error:  # the network, not the file
+            raise error.__cause__ or error from None
+
+    def readme(self) -> str | None:
+        """The README, None if it has none.
+
+        Raises:
+            ValueError: it is not UTF-8.
+        """
+        path = self.read(README)
+        return path and readme.read(path, f"of {self.repo_id} on the Hub")
+
+
 def files_of(folder: Path) -> dict[str, Path]:
     """What a push sends: path in the repository -> file."""
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
@@ -92,7 +149,7 @@ def push_folder(
     folder: str | Path,
     repo_id: str,
     options: PushOptions | None = None,
-    write_readme: Callable[[str, str | None], str] | None = None,
+    write_readme: Callable[[Head], str] | None = None,
     more_files: dict[str, Path] | None = None,
     again: str = "What is here is whole: push it again.",
 ) -> CommitInfo:
@@ -104,8 +161,8 @@ def push_folder(
         folder: what is pushed.
         repo_id: `user/name`, or `name` for one's own.
         options: see `PushOptions`.
-        write_readme: (repo_id, README on the Hub or None) -> the README to push; also written into `folder`.
-            Default: the folder's own, merged into the Hub's.
+        write_readme: what the repository holds -> the README to push; also written into `folder`. Default: the
+            folder's own, merged into the Hub's.
         more_files: files from elsewhere, by their path in the repository.
         again: what the sentence of a failure says of how to go on.
 
@@ -163,9 +220,9 @@ def _may_create(user: dict[str, Any], repo_id: str) -> bool:
     return repo_id.split("/")[0] in owners and token.get("role") != "read"
 
 
-def _own_readme(folder: Path) -> Callable[[str, str | None], str]:
-    def write(repo_id: str, existing: str | None) -> str:
-        path = folder / README
+def _own_readme(folder: Path) -> Callable[[Head], str]:
+    def write(head: Head) -> str:
+        path, existing = folder / README, head.readme()
         return readme.merge(readme.read(path, f"in {folder}"), existing) if path.is_file() else existing or ""
 
     return write
@@ -177,9 +234,11 @@ def _push(
     api = HfApi(token=options.token)
     # Who we are is asked first, so that a missing or wrong token is found before anything is sent.
     repo_id = full_name(api.whoami(), repo_id)
-    _open_repository(api, repo_id, options)
-    head = api.repo_info(repo_id, revision=options.revision, repo_type=options.repo_type).sha
-    text = write_readme(repo_id, readme_on_hub(api, repo_id, head, options.repo_type))
+    _find_or_create(api, repo_id, options)
+    head = Head.of(api, repo_id, options)
+    text = write_readme(head)
+    if not options.create_pr:  # else it is somebody else's repository
+        _set_up(api, head, options)
     if text:
         (folder / README).write_text(text, encoding="utf-8")
     files = files_of(folder) | more_files
@@ -189,7 +248,7 @@ def _push(
         commit_message=options.message,
         revision=options.revision,
         create_pr=options.create_pr,
-        parent_commit=head,
+        parent_commit=head.commit,
         repo_type=options.repo_type,
     )
     if options.tag:
@@ -197,38 +256,28 @@ def _push(
     return commit
 
 
-def _open_repository(api: HfApi, repo_id: str, options: PushOptions) -> None:
-    kind = {"repo_type": options.repo_type}
+def _find_or_create(api: HfApi, repo_id: str, options: PushOptions) -> None:
     try:
-        info = api.repo_info(repo_id, **kind)
+        info = api.repo_info(repo_id, repo_type=options.repo_type)
     except RepositoryNotFoundError:
-        api.create_repo(repo_id, private=options.private, exist_ok=True, **kind)
+        try:
+            api.create_repo(repo_id, private=options.private, repo_type=options.repo_type)
+        except HfHubHTTPError as error:
+            if _status(error) != 409:  # it is there after all; `exist_ok` fails if that answer lacks the address
+                raise
     else:
         if options.private is not None and info.private != options.private:
             kept = "private" if info.private else "public"
             logger.warning("%s exists and stays %s; its settings on the Hub change that.", repo_id, kept)
-    if options.create_pr:
-        return  # for somebody else's repository
+
+
+def _set_up(api: HfApi, head: Head, options: PushOptions) -> None:
+    """Gate the repository and begin the branch, where that is asked for."""
+    kind = {"repo_type": options.repo_type}
     if options.gated is not None:
-        api.update_repo_settings(repo_id, gated=options.gated, **kind)
+        api.update_repo_settings(head.repo_id, gated=options.gated, **kind)
     if options.revision is not None and not options.revision.startswith("refs/pr/"):
-        api.create_branch(repo_id, branch=options.revision, exist_ok=True, **kind)
-
-
-def readme_on_hub(api: HfApi, repo_id: str, commit: str, repo_type: str = "model") -> str | None:
-    """The README of a commit, None if it has none.
-
-    Raises:
-        ValueError: it is not UTF-8.
-        HfHubHTTPError, OSError: of the client.
-    """
-    try:
-        path = api.hf_hub_download(repo_id, README, revision=commit, repo_type=repo_type)
-        return readme.read(Path(path), f"of {repo_id} on the Hub")
-    except LocalEntryNotFoundError as error:  # the network, not the file
-        raise error.__cause__ or error from None
-    except EntryNotFoundError:
-        return None
+        api.create_branch(head.repo_id, branch=options.revision, revision=head.commit, exist_ok=True, **kind)
 
 
 def _tag(api: HfApi, repo_id: str, options: PushOptions, commit: str) -> None:

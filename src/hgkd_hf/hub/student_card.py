@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ class StudentCard:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, what is known of it; local paths are reduced to their last part and secrets are hidden."""
-        paths = [value for value in self.settings.values() if isinstance(value, str)]
+        paths = list(_texts(self.settings))
         data = {item.name: getattr(self, item.name) for item in fields(self)}
         data = {name: asdict(value) if is_dataclass(value) else value for name, value in data.items()}
         return {name: public(value, paths) for name, value in data.items() if value not in (None, "", [], {})}
@@ -267,6 +268,15 @@ class StudentCard:
             BEFORE=BEFORE,
         )
         return readme.compose(card.metadata(), body)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All strings in plain data."""
+    if isinstance(value, dict | list | tuple):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _texts(item)
+    elif isinstance(value, str):
+        yield value
 
 
 def _one_line(value: Any) -> Any:

@@ -102,7 +102,7 @@ def checked_state(path: Path) -> TrainerState:
             raise ValueError(f"{field} in its {path.name} is {shown(value)}, but must be {wanted}")
         state[field] = value
     history = content.get("log_history")
-    state["log_history"] = [_numbers(entry, path) for entry in (history if isinstance(history, list) else [])]
+    state["log_history"] = [numbers(entry, path) for entry in (history if isinstance(history, list) else [])]
     return TrainerState(**state)
 
 
@@ -112,7 +112,7 @@ def checked_metrics(path: Path) -> str:
     Raises:
         ValueError: a line holds none, or has no step.
     """
-    entries = [_numbers(_parsed(line, json.loads, path), path) for line in path.read_text("utf-8").splitlines()]
+    entries = [numbers(_parsed(line, json.loads, path), path) for line in path.read_text("utf-8").splitlines()]
     if not all(_is_count(entry.get("step")) for entry in entries):
         raise ValueError(f"a line of {path.name} has no step")
     return "".join(json.dumps(entry) + "\n" for entry in entries)
@@ -183,7 +183,7 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < _LARGEST
 
 
-def _numbers(entry: Any, path: Path) -> dict[str, float | None]:
+def numbers(entry: Any, path: Path) -> dict[str, float | None]:
     """The numbers of an entry of a log; None for one that was not finite."""
     if not isinstance(entry, dict):
         raise ValueError(f"an entry of the log in {path.name} is no mapping")
