@@ -76,6 +76,6 @@ def test_no_byte_of_it_leaves(hub: HubServer, home: Path, relative: bool):
     }
     told = re.compile(b".{0,80}(?:" + "|".join(map(re.escape, words)).encode() + b").{0,80}")
     assert {name: told.findall(data) for name, data in texts.items() if told.search(data)} == {}
-    assert not any(word in commit.title + commit.description for commit in hub.repo(REPO).log() for word in words)
+    assert not any(word in commit.title + commit.description for commit in log for word in words)
     card = json.loads(pushed["card.json"])
     assert (card["teacher"]["name"], card["dataset"]["name"], card["start"]["name"]) == ("teacher", "dots", "network")

@@ -1,5 +1,6 @@
 """DistillationTrainer and the Hub: at the end, at every save in the background, and when that fails."""
 
+import json
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -157,8 +158,14 @@ def test_the_last_push_brings_a_checkpoint_that_was_left_out(hub: HubServer, mak
     trainer.push_to_hub()
     assert titles(hub) == ["Training in progress, step 2", "End of training"]
     tree = hub.repo(REPO).resolve("main").tree
-    for path in (tmp_path / "run" / "checkpoint-4").iterdir():
+    assert json.loads(tree["last-checkpoint/trainer_state.json"].data)["global_step"] == 4
+    for path in (tmp_path / "run" / "checkpoint-4").glob("*.safetensors"):
         assert tree[f"last-checkpoint/{path.name}"].data == path.read_bytes(), path.name
+    listed = json.loads(tree["last-checkpoint/manifest.json"].data)["files"]
+    assert {f"last-checkpoint/{name}" for name in listed} | {"last-checkpoint/manifest.json"} == {
+        name for name in tree if name.startswith("last-checkpoint/")
+    }
+    assert not any((tmp_path / "run" / ".push").iterdir())
 
 
 def test_all_checkpoints_keep_their_names(hub: HubServer, make_trainer):

@@ -13,7 +13,6 @@ a stock checkpoint for AutoModel.from_pretrained with its card. The same command
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -157,10 +156,12 @@ def dry_run(
 
 def command_line(training: DistillationArguments, arguments: list[str] | None) -> str:
     """The command of this run, for its card."""
+    from ..hub.privacy import public_command
+
     program = ["hgkd", "distill"]
     if training.world_size > 1:
         program = ["accelerate", "launch", "-m", "hgkd_hf.cli.distill"]
-    return shlex.join([*program, *(sys.argv[1:] if arguments is None else arguments)])
+    return public_command([*program, *(sys.argv[1:] if arguments is None else arguments)])
 
 
 def finish(

@@ -84,7 +84,7 @@ def push_cache(
         options = replace(options, message="Push what a teacher saw, cached with hgkd_hf")
     write = cache_readme(folder, license)
     again = f"The cache in {folder} is whole: the same command sends what is missing."
-    return push_folder(folder, repo_id, options, write, again=again)
+    return push_folder(folder, repo_id, options, lambda head: write(head.repo_id, head.readme()), again=again)
 
 
 def preview_cache(folder: str | Path, repo_id: str, options: PushOptions, license: License | None = None) -> str:

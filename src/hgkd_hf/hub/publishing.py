@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from concurrent.futures import Future
 from dataclasses import replace
@@ -21,6 +20,7 @@ from ..training.callbacks import Publisher
 from ..training.trainer import DistillationTrainer
 from ..visualize import prediction_figure
 from .callback import CardCallback
+from .checkpoint import public_checkpoint
 from .export import student_image_processor
 from .folder import STUDENT_FOLDER, warn_only, write_student_folder
 from .push import PushError, PushOptions, check_access, files_of
@@ -201,16 +201,19 @@ class StudentPublisher(CardCallback, Publisher):
             message=commit_message,
             token=token or self.args.hub_token,
         )
-        more_files = {}
-        if self.args.hub_strategy == HubStrategy.CHECKPOINT:
+        snapshot, more_files = Path(self.args.output_dir, SNAPSHOT, "last"), {}
+        checkpoint = newest_checkpoint(self.args.output_dir)
+        if self.args.hub_strategy == HubStrategy.CHECKPOINT and checkpoint is not None:
             # The push of the last one may have been left out, as the one before it was under way.
-            checkpoint = newest_checkpoint(self.args.output_dir)
-            files = files_of(checkpoint) if checkpoint is not None else {}
-            more_files = {f"{LAST_CHECKPOINT}/{name}": path for name, path in files.items()}
-        arguments = (folder, self.hub_model_id, options, self.student_license, more_files)
-        if blocking:
-            return push_student(*arguments)
-        return HfApi().run_as_future(push_student, *arguments)
+            more_files = _keep(checkpoint, snapshot, LAST_CHECKPOINT)
+
+        def push() -> CommitInfo:
+            try:
+                return push_student(folder, self.hub_model_id, options, self.student_license, more_files)
+            finally:
+                shutil.rmtree(snapshot, ignore_errors=True)
+
+        return push() if blocking else HfApi().run_as_future(push)
 
     def _push_checkpoint(self, checkpoint: Path, step: int) -> None:
         """Push the student of a checkpoint, and the checkpoint itself if the strategy says so, in the background."""
@@ -225,7 +228,7 @@ class StudentPublisher(CardCallback, Publisher):
             more_files = {}
             if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
                 every = self.args.hub_strategy == HubStrategy.ALL_CHECKPOINTS
-                more_files = _link(checkpoint, snapshot, checkpoint.name if every else LAST_CHECKPOINT)
+                more_files = _keep(checkpoint, snapshot, checkpoint.name if every else LAST_CHECKPOINT)
             options = PushOptions(
                 private=self.args.hub_private_repo,
                 revision=self.args.hub_revision,
@@ -241,18 +244,11 @@ class StudentPublisher(CardCallback, Publisher):
                 self.push_in_progress = PushInProgress([job])
 
 
-def _link(checkpoint: Path, snapshot: Path, name: str) -> dict[str, Path]:
-    """The files of a checkpoint, kept in `snapshot` by links: path in the repository -> file."""
-    found = {}
-    for file, path in files_of(checkpoint).items():
-        kept = snapshot / "checkpoint" / file
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path, kept)
-        except OSError:  # a file system without links
-            shutil.copyfile(path, kept)
-        found[f"{name}/{file}"] = kept
-    return found
+def _keep(checkpoint: Path, snapshot: Path, name: str) -> dict[str, Path]:
+    """What is published of a checkpoint, kept in `snapshot`: path in the repository -> file."""
+    shutil.rmtree(snapshot / "checkpoint", ignore_errors=True)
+    kept = public_checkpoint(checkpoint, snapshot / "checkpoint")
+    return {f"{name}/{file}": path for file, path in files_of(kept).items()}
 
 
 def _push_and_forget(
