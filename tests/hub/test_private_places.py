@@ -30,11 +30,11 @@ def home(tmp_path: Path) -> Path:
     teacher.save_pretrained(home / "my models" / "teacher")
     network = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 32], depths=[1, 1, 1], layer_type="basic")
     ResNetModel(network).save_pretrained(home / "my models" / "network")
-    for split in ("train", "test"):
+    for split, blue in (("train", 100), ("test", 200)):
         for index in range(8):
             path = home / "dots" / split / "ab"[index % 2] / f"{index}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (64, 64), (40 * (index % 2), 9 * index, 100)).save(path)
+            Image.new("RGB", (64, 64), (40 * (index % 2), 9 * index, blue)).save(path)
     return home
 
 
@@ -71,9 +71,8 @@ def test_no_byte_of_it_leaves(hub: HubServer, home: Path, relative: bool):
     pushed = {name: blob.data for commit in hub.repo(REPO).log() for name, blob in commit.tree.items()}
     assert {"config.json", "card.json", "last-checkpoint/config.json", "sparse_unet/config.json"} <= {*pushed}
     words = {OWNER, OWNER.split()[1], DRIVE, quote(DRIVE), str(home.parents[2])}
-    texts = {
-        f"{commit.title} of {name}": blob.data for commit in hub.repo(REPO).log() for name, blob in commit.tree.items()
-    }
+    log = hub.repo(REPO).log()
+    texts = {f"{name} of {commit.title}": blob.data for commit in log for name, blob in commit.tree.items()}
     told = re.compile(b".{0,80}(?:" + "|".join(map(re.escape, words)).encode() + b").{0,80}")
     assert {name: told.findall(data) for name, data in texts.items() if told.search(data)} == {}
     assert not any(word in commit.title + commit.description for commit in log for word in words)

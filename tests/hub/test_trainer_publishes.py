@@ -229,6 +229,15 @@ def test_who_may_not_publish_learns_it_before_the_training(hub: HubServer, make_
     assert trainer.state.global_step == 0
 
 
+def test_another_model_in_the_repository_is_found_before_the_training(hub: HubServer, make_trainer):
+    hub.api().create_repo(REPO)
+    hub.api().upload_file(path_or_fileobj=b"{}", path_in_repo="config.json", repo_id=REPO)
+    trainer = make_trainer()
+    with pytest.raises(ValueError, match=r"replace config.json and leave nothing; choose another --hub_model_id, or"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
 def test_another_license_needs_its_name(hub: HubServer, make_trainer):
     with pytest.raises(ValueError, match="the licence `other` needs a name and a link"):
         make_trainer(license="other").train()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import shutil
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
 from transformers import PreTrainedModel
 from transformers.trainer_utils import HubStrategy
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 from transformers.utils.hub import PushInProgress
 
 from ..checkpoints.folders import newest_checkpoint
@@ -22,16 +24,21 @@ from ..visualize import prediction_figure
 from .callback import CardCallback
 from .checkpoint import public_checkpoint
 from .export import student_image_processor
-from .folder import STUDENT_FOLDER, warn_only, write_student_folder
-from .push import PushError, PushOptions, check_access, files_of
+from .folder import METRICS_FILE, RECIPE_FILE, STUDENT_FOLDER, describe_model, warn_only, write_student_folder
+from .push import Head, PushError, PushOptions, check_access, files_of
 from .sources import License
-from .student_card import STUDENT, StudentCard
-from .student_push import push_student
+from .student_card import CARD_FILE, STUDENT, StudentCard
+from .student_push import push_student, refuse_another_model
 
 logger = logging.get_logger(__name__)
 
 SNAPSHOT, LAST_CHECKPOINT = ".push", "last-checkpoint"
 PREDICTIONS = "predictions.png"
+STUDENT_FILES = (CONFIG_NAME, SAFE_WEIGHTS_NAME, CARD_FILE, RECIPE_FILE, METRICS_FILE)
+_ANOTHER_MODEL = (
+    "choose another --hub_model_id, or leave --push_to_hub out and publish the finished run with training/publish.py "
+    "--overwrite"
+)
 
 
 class StudentPublisher(CardCallback, Publisher):
@@ -124,7 +131,12 @@ class StudentPublisher(CardCallback, Publisher):
                 "the licence `other` needs a name and a link: leave --push_to_hub out, and publish the finished "
                 "run by training/publish.py with --license_name and --license_link."
             )
-        self.hub_model_id = check_access(self.hub_model_id, token or self.args.hub_token)
+        token = token or self.args.hub_token
+        self.hub_model_id = check_access(self.hub_model_id, token)
+        describe_model(self.card, self._model)
+        with suppress(RepositoryNotFoundError):
+            head = Head.of(HfApi(token=token), self.hub_model_id, PushOptions(revision=self.args.hub_revision))
+            refuse_another_model(head, self.card, STUDENT_FILES, _ANOTHER_MODEL)
         self._may_publish = True
 
     def on_train_begin(self, args, state, control, **kwargs):

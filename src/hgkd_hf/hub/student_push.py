@@ -68,13 +68,16 @@ def push_student(
     return commit
 
 
-def refuse_another_model(head: Head, card: StudentCard, files: Collection[str]) -> None:
+def refuse_another_model(
+    head: Head, card: StudentCard, files: Collection[str], remedy: str = "choose another --repo_id, or add --overwrite"
+) -> None:
     """Refuse to push over a model that is no earlier state of this one: of another method, network, teacher or data.
 
     Args:
         head: what the repository holds.
         card: of the student.
         files: their paths in the repository.
+        remedy: what to do, the sentence's end.
 
     Raises:
         ValueError: it holds another model; the sentence says what the push would replace, and what leave.
@@ -83,7 +86,7 @@ def refuse_another_model(head: Head, card: StudentCard, files: Collection[str]) 
     if (replaced or left) and not is_earlier_state(head, card):
         raise ValueError(
             f"{head.repo_id} holds another model: a push would replace {_some(replaced)} and leave {_some(left)}; "
-            "choose another --repo_id, or add --overwrite."
+            f"{remedy}."
         )
 
 
