@@ -18,16 +18,22 @@ lint: $(BIN)/ready
 torture: $(BIN)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/torture.py $(ARGS)
 
-# Known holes of the pinned dependencies (asks the package index, and fails for what it does not know), and licences.
+# Known holes of the pinned versions, and of the oldest ones that pyproject.toml admits (asks the package index, and
+# fails for what that does not know), and licences.
 audit: $(BIN)/ready
 	$(BIN)/pip install -q pip-audit pip-licenses
-	$(BIN)/pip-audit --strict --disable-pip --no-deps -r constraints.txt
+	$(BIN)/uv pip compile -q --no-deps --all-extras --resolution lowest-direct -o .venv/lowest.txt pyproject.toml
+	failed=0; for list in constraints.txt overrides.txt .venv/lowest.txt; do \
+	    sed 's/>=/==/' $$list > .venv/audited.txt; \
+	    $(BIN)/pip-audit --strict --disable-pip --no-deps -r .venv/audited.txt || failed=1; \
+	done; exit $$failed
 	$(BIN)/pip-licenses --partial-match --packages $$(sed -n 's/==.*//p' constraints.txt) \
 	    --allow-only 'Apache;BSD;MIT;MPL;PSF;Python Software Foundation;HPND;ISC;Unlicense;CNRI'
 
 environment: $(BIN)/ready
 
-$(BIN)/ready: pyproject.toml constraints.txt
+$(BIN)/ready: pyproject.toml constraints.txt overrides.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]' uv
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt --override overrides.txt gradio
 	touch $@

@@ -45,9 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.license == "other" and not (args.license_name and args.license_link):
         raise ValueError("--license other needs --license_name and --license_link.")
     message = args.message or PushOptions.message
-    options = PushOptions(
-        args.private, args.gated, args.revision, args.create_pr, args.tag, args.overwrite, message
-    )
+    options = PushOptions(args.private, args.gated, args.revision, args.create_pr, args.tag, args.overwrite, message)
     if (args.run / INFO_FILE).is_file():
         push, preview, folder = push_cache, preview_cache, args.run
     else:
