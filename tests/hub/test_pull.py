@@ -18,6 +18,7 @@ from hgkd_hf.cli.choices import parse_method
 from hgkd_hf.cli.pull import main
 from hgkd_hf.hub.pull import pull_run
 from hgkd_hf.hub.recipe import METHOD_SETTINGS, SOURCES, TRAINING_SETTINGS, checked_recipe, settings_on_hub
+from hgkd_hf.methods.base.method import Method
 from hgkd_hf.methods.registry import METHODS
 from hgkd_hf.training.arguments import DistillationArguments
 
@@ -235,6 +236,12 @@ def test_a_recipe_does_not_decide_what_leaves_the_machine(pushed_run, pull, tmp_
     assert training.learning_rate == 0.25
 
 
+def test_a_new_setting_of_all_methods_is_decided_upon():
+    """Whether a recipe from the Hub may give it; if not, it belongs here."""
+    command_line = {"resume", "dry_run", "allow_remote_images"}
+    assert {item.name for item in fields(Method)} == {*METHOD_SETTINGS.split(), *command_line}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_other_setting_is_the_command_lines(tmp_path, method):
     names = {item.name for kind in (METHODS[method], DistillationArguments) for item in fields(kind)}
@@ -258,6 +265,8 @@ def test_every_other_setting_is_the_command_lines(tmp_path, method):
         ("dataset", "local/folder"),
         ("dataset", "https://example.org/x"),
         ("teacher", "~/teacher"),
+        ("teacher_cache", "/data/cache"),
+        ("allow_remote_images", True),
         ("teacher", "alice/teacher/sub"),
         ("teacher", {"model_type": "vit"}),
         ("student", "C:\\student"),

@@ -32,7 +32,7 @@ logging_strategy logging_steps logging_first_step save_strategy save_steps save_
 """
 # Of the settings that all methods have.
 METHOD_SETTINGS = """
-method dataset dataset_config dataset_revision split image_column label_column streaming shuffle_buffer max_samples
+method dataset dataset_config dataset_revision split image_column label_column streaming max_samples
 teacher teacher_revision teacher_layers teacher_image_size teacher_dtype teacher_cache student student_pretrained
 student_revision image_size crop_scale flip_probability knn_split knn_bank_samples knn_query_samples
 """
