@@ -48,7 +48,7 @@ def test_who_may_not_push_is_told_so(hub: HubServer, run: Path, monkeypatch, tok
         push_student(run, repo_id)
     message = str(error.value)
     assert said in message
-    assert f"{run} is whole; go on with: python training/publish.py {run.parent} --repo_id {repo_id}" in message
+    assert f"{run} is complete; resume with: hgkd publish {run.parent} --repo_id {repo_id}" in message
     assert "\n" not in message
     assert contents(run) == before
     assert hub.count("^PUT") == hub.count("/commit/") == 0
@@ -204,8 +204,8 @@ def test_it_repeats_all_that_was_asked_for(hub: HubServer, run: Path, publish, m
     with pytest.raises(PushError) as error:
         push_student(run, REPO, PushOptions(**asked, token="hf_wrong"), OTHER_LICENSE)
     assert "hf_wrong" not in str(error.value)
-    program, script, *arguments = shlex.split(str(error.value).partition("go on with: ")[2])
-    assert (program, script) == ("python", "training/publish.py")
+    program, script, *arguments = shlex.split(str(error.value).partition("resume with: ")[2])
+    assert (program, script) == ("hgkd", "publish")
     publish(*arguments)
     repo = hub.repo(REPO)
     assert (repo.private, repo.gated, repo.log("try")[-1].title) == (True, "manual", "It's done")
@@ -215,7 +215,7 @@ def test_it_repeats_all_that_was_asked_for(hub: HubServer, run: Path, publish, m
 
 def test_a_model_without_a_folder_is_pushed_again(hub: HubServer, student, card, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(PushError, match=r"the token.*What is here is whole: push it again\.$") as error:
+    with pytest.raises(PushError, match=r"the token.*What is here is complete: push it again\.$") as error:
         push_to_hub(student, REPO, processor(), card)
     assert "/tmp" not in str(error.value)
 

@@ -83,7 +83,7 @@ def push_cache(
     if options.message == PushOptions.message:
         options = replace(options, message="Push what a teacher saw, cached with hgkd_hf")
     write = cache_readme(folder, license)
-    again = f"The cache in {folder} is whole: the same command sends what is missing."
+    again = f"The cache in {folder} is complete: the same command sends what is missing."
     return push_folder(folder, repo_id, options, lambda head: write(head.repo_id, head.readme()), again=again)
 
 

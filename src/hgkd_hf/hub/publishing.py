@@ -36,7 +36,7 @@ SNAPSHOT, LAST_CHECKPOINT = ".push", "last-checkpoint"
 PREDICTIONS = "predictions.png"
 STUDENT_FILES = (CONFIG_NAME, SAFE_WEIGHTS_NAME, CARD_FILE, RECIPE_FILE, METRICS_FILE)
 _ANOTHER_MODEL = (
-    "choose another --hub_model_id, or leave --push_to_hub out and publish the finished run with training/publish.py "
+    "choose another --hub_model_id, or leave --push_to_hub out and publish the finished run with `hgkd publish` "
     "--overwrite"
 )
 
@@ -129,7 +129,7 @@ class StudentPublisher(CardCallback, Publisher):
         if self.student_license == License("other"):
             raise ValueError(
                 "the licence `other` needs a name and a link: leave --push_to_hub out, and publish the finished "
-                "run by training/publish.py with --license_name and --license_link."
+                "run with `hgkd publish --license other --license_name ... --license_link ...`."
             )
         token = token or self.args.hub_token
         self.hub_model_id = check_access(self.hub_model_id, token)

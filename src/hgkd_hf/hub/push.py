@@ -36,7 +36,7 @@ PAUSES = (1.0, 4.0, 10.0)  # seconds between attempts
 README = "README.md"
 _MAY_NOT_WRITE = (
     "the token may not write to {}: use one with the right to write, choose a name of your own, or propose the change "
-    "with --create_pr"
+    "with `hgkd publish --create_pr`"
 )
 
 
@@ -75,7 +75,7 @@ class PushOptions:
             raise ValueError("a pull request neither gates the repository nor gets a tag: leave gated and tag out.")
 
     def flags(self) -> list[str]:
-        """The same on the command line of `training/publish.py`, but the token, which no command should hold."""
+        """The same on the command line of `hgkd publish`, but the token, which no command should hold."""
         found = []
         for name, value in asdict(self).items():
             if value and value != getattr(PushOptions, name) and name not in ("token", "repo_type"):
@@ -151,7 +151,7 @@ def push_folder(
     options: PushOptions | None = None,
     write_readme: Callable[[Head], str] | None = None,
     more_files: dict[str, Path] | None = None,
-    again: str = "What is here is whole: push it again.",
+    again: str = "What is here is complete: push it again.",
 ) -> CommitInfo:
     """Push a folder as one commit; a README on the Hub is merged into, files that are there already are not sent.
 
@@ -189,7 +189,9 @@ def check_name(repo_id: str) -> None:
     try:
         validate_repo_id(repo_id)
     except HFValidationError:
-        raise ValueError(f"{repo_id!r} is no name for a repository: write user/name (--repo_id).") from None
+        raise ValueError(
+            f"{repo_id!r} is not a name for a repository: write user/name (`hgkd publish --repo_id`, `hgkd distill --hub_model_id`)."
+        ) from None
 
 
 def check_access(repo_id: str, token: str | None = None) -> str:
@@ -345,9 +347,9 @@ def explain(error: Exception, repo_id: str) -> str | None:
     if status == 403:
         return _MAY_NOT_WRITE.format(repo_id)
     if isinstance(error, RevisionNotFoundError):
-        return f"{repo_id} has no such revision: correct --revision"
+        return f"{repo_id} has no such revision: correct its name"
     if isinstance(error, RepositoryNotFoundError):
-        return f"{repo_id} is not visible to this token: correct --repo_id or log in as somebody who may see it"
+        return f"{repo_id} is not visible to this token: correct its name, or log in as somebody who may see it"
     if status == 412:
         return f"somebody else keeps committing to {repo_id}: wait a moment"
     if isinstance(error, HfHubHTTPError):

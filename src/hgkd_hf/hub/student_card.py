@@ -63,7 +63,7 @@ class StudentCard:
         license, license_reason: None: not known (see `settle_license`).
         tags: more tags for the metadata.
         pictures: file in the folder -> what it shows.
-        deployment: a row for each program that `training/export.py` made, with size, latency and accuracy.
+        deployment: a row for each program that `hgkd export` made, with size, latency and accuracy.
         deployment_conditions: how they were measured.
     """
 

@@ -122,12 +122,12 @@ def _some(names: Sequence[str]) -> str:
 def _again(folder: Path, repo_id: str, options: PushOptions, license: License | None) -> str:
     """How a push that failed goes on: of a run's student by a command, with all that was asked for."""
     if folder.name not in (STUDENT_FOLDER, BEST_FOLDER):
-        return "What is here is whole: push it again."
-    command = ["python", "training/publish.py", str(folder.parent), "--repo_id", repo_id]
+        return "What is here is complete: push it again."
+    command = ["hgkd", "publish", str(folder.parent), "--repo_id", repo_id]
     command += ["--best"] if folder.name == BEST_FOLDER else []
     asked = license.metadata() if license is not None else {}
     command += [part for key, value in asked.items() for part in (f"--{key}", value)]
-    return f"{folder} is whole; go on with: {shlex.join([*command, *options.flags()])}"
+    return f"{folder} is complete; resume with: {shlex.join([*command, *options.flags()])}"
 
 
 def preview_student(folder: Path, repo_id: str, options: PushOptions, license: License | None = None) -> str:
@@ -195,8 +195,8 @@ def render_merged(folder: Path, repo_id: str, existing: str | None, license: Lic
     card.settle_license(license, License.from_metadata(metadata))
     if card.license is None:
         raise ValueError(
-            f"{card.license_reason}: choose a licence with --license, e.g. --license apache-2.0 (for `other`, also "
-            f"--license_name and --license_link)."
+            f"{card.license_reason}: choose a licence with --license, e.g. --license apache-2.0 (`other` needs a "
+            f"name and a link: `hgkd publish --license_name ... --license_link ...`)."
         )
     with warn_only("the model card"):
         return readme.merge(card.render(repo_id), existing)

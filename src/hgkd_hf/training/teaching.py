@@ -51,6 +51,9 @@ class TeachSettings(Settings):
     dataset_revision: str | None = setting(None, "Branch, tag or commit of the dataset.")
     split: str = setting("train", "Split of the dataset.")
     image_column: str | None = setting(None, "Needed where several columns hold images.")
+    allow_remote_images: bool = setting(
+        False, "Open images that rows name by a URL or by a path outside of the dataset."
+    )
     max_samples: int | None = setting(None, "Use at most so many images.", minimum=1)
 
     batch_size: int = setting(64, "Images that the teacher sees at once.", minimum=1)
@@ -60,16 +63,9 @@ class TeachSettings(Settings):
     @cached_property
     def source(self) -> ImageSource:
         """The images."""
-        from ..data import load_images
+        from ..data import open_split
 
-        return load_images(
-            self.dataset,
-            split=self.split,
-            config_name=self.dataset_config,
-            revision=self.dataset_revision,
-            image_column=self.image_column,
-            max_samples=self.max_samples,
-        )
+        return open_split(self, labels_field=None)
 
     @cached_property
     def transform(self) -> ImageTransform:
