@@ -68,7 +68,7 @@ def test_offline(hub: HubServer, run: Path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["a b", "a/b/c", "-x", ""])
 def test_impossible_name(hub: HubServer, run: Path, name: str):
-    with pytest.raises(ValueError, match=r"is no name for a repository: write user/name \(--repo_id\)"):
+    with pytest.raises(ValueError, match=r"is not a name for a repository: write user/name"):
         push_student(run, name)
     assert hub.count(".") == 0
 

@@ -75,8 +75,8 @@ def pull_run(repo_id: str, run: str | Path, revision: str | None = None, token: 
     listed = {name.removeprefix(f"{LAST_CHECKPOINT}/") for name in names if name.startswith(f"{LAST_CHECKPOINT}/")}
     if STATE_FILE not in listed:
         raise ValueError(
-            f"{repo_id} holds no {LAST_CHECKPOINT}, as it was not pushed by `hgkd distill --hub_strategy checkpoint`: start "
-            f"a new run from its weights with `hgkd distill --student {repo_id} --student_pretrained`."
+            f"{repo_id} holds no {LAST_CHECKPOINT}, as it was not pushed by `hgkd distill --hub_strategy checkpoint`: "
+            f"start a new run from its weights with `hgkd distill --student {repo_id} --student_pretrained`."
         )
     with _refused(f"the {LAST_CHECKPOINT} of {repo_id} is damaged"):
         check_names(listed)

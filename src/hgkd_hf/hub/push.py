@@ -190,7 +190,8 @@ def check_name(repo_id: str) -> None:
         validate_repo_id(repo_id)
     except HFValidationError:
         raise ValueError(
-            f"{repo_id!r} is not a name for a repository: write user/name (`hgkd publish --repo_id`, `hgkd distill --hub_model_id`)."
+            f"{repo_id!r} is not a name for a repository: write user/name (`hgkd publish --repo_id`, "
+            "`hgkd distill --hub_model_id`)."
         ) from None
 
 
