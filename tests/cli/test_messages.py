@@ -30,7 +30,8 @@ WHO_SAYS = {
     "evaluation/": ("evaluate",),
     "finetuning/": ("finetune",),
     "hub/cache_card.py": ("publish",),
-    "hub/folder.py": ("distill", "publish"),
+    "hub/student_push.py: --overwrite": ("publish",),
+    "hub/student_push.py": ("distill", "publish"),
     "hub/publishing.py": ("distill",),
     "hub/pull.py": ("pull",),
     "methods/": ("distill",),
@@ -45,8 +46,9 @@ WHO_SAYS = {
 NO_FLAGS_OF_OURS = {
     "__init__.py",
     "hub/callback.py",  # of git
-    "hub/folder.py: --repo_id",  # parts of a command line, which tests/hub/test_push_faults.py parses
-    "hub/folder.py: --best",
+    "hub/student_push.py: --repo_id",  # parts of a command line, which tests/hub/test_push_faults.py parses
+    "hub/student_push.py: --best",
+    "hub/privacy.py",  # of a command that it reads
     "cli/pull.py",  # parts of a command line, which tests/hub/test_pull.py parses
     "cli/parser.py",
     "cli/main.py",

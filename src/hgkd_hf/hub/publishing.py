@@ -36,8 +36,8 @@ SNAPSHOT, LAST_CHECKPOINT = ".push", "last-checkpoint"
 PREDICTIONS = "predictions.png"
 STUDENT_FILES = (CONFIG_NAME, SAFE_WEIGHTS_NAME, CARD_FILE, RECIPE_FILE, METRICS_FILE)
 _ANOTHER_MODEL = (
-    "choose another --hub_model_id, or leave --push_to_hub out and publish the finished run with `hgkd publish` "
-    "--overwrite"
+    "choose another --hub_model_id, or leave --push_to_hub out and publish the finished run with "
+    "`hgkd publish --overwrite`"
 )
 
 
