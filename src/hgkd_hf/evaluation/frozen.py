@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import AutoModel
 
 from ..data import EvaluationDataset, ImageSource, ImageTransform, collate
+from ..students.features import feature_scales, has_feature_scales
 from ..teachers import PatchTeacher
 from ..teachers.showing import show
 from .features import Features, extract_features
+from .linear_segmentation import MapsOf
 from .protocols import best_device
 
 
@@ -36,6 +39,44 @@ def load_frozen_model(name: str, revision: str | None = None) -> nn.Module:
         model.pooler = None  # a random layer above the class token: pooled_features takes the mean of the tokens
     model = getattr(model, "vision_model", model)
     return (model.encoder if model.config.model_type == "sparse_unet" else model).eval()
+
+
+FINEST_STRIDE = 4  # of maps that are probed: finer ones, which few CNNs have, hold colours and edges
+
+
+def load_maps(
+    name: str,
+    revision: str | None,
+    image_size: tuple[int, int],
+    image_mean: Sequence[float],
+    image_std: Sequence[float],
+) -> MapsOf:
+    """A frozen checkpoint as a function from normalised images (B, 3, H, W) to maps (B, C, h, w), finest first.
+
+    A CNN gives its maps of all scales from stride 4 on, a ViT that of its final patch tokens.
+
+    Args:
+        name: folder or Hub id.
+        revision: of the Hub id.
+        image_size: (H, W) in pixels. A ViT's images are resized to the multiples of its patch size that are nearest.
+        image_mean, image_std: of the images.
+
+    Raises:
+        ValueError: the checkpoint lacks weights that the features depend on, or the model gives no maps.
+    """
+    model = load_frozen_model(name, revision).to(best_device())
+    if has_feature_scales(model.config):
+        scales = [scale for scale in feature_scales(model.config) if scale.stride >= FINEST_STRIDE]
+
+        def maps_of(images: Tensor) -> list[Tensor]:
+            states = model(images, output_hidden_states=True).hidden_states
+            return [states[scale.index] for scale in scales]
+
+        return maps_of
+    patch = PatchTeacher.patch_size_of(name, revision=revision)
+    size = tuple(max(1, round(side / patch)) * patch for side in image_size)
+    vit = PatchTeacher.from_pretrained(name, revision=revision, layers=(-1,), image_size=size).to(best_device())
+    return lambda images: show(vit, images, image_mean, image_std).feature_maps
 
 
 def teacher_features(
