@@ -1,16 +1,23 @@
 """Checkpoint folders: whole or not there, and never the last good one deleted."""
 
+import errno
 import json
+import os
 
 import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from hgkd_hf.checkpoints.folders import (
+    RunStopped,
+    explain_full_disk,
     list_checkpoints,
     newest_checkpoint,
     prune_checkpoints,
     remove_partial,
 )
-from hgkd_hf.checkpoints.whole_folders import complete_folder, fault
+from hgkd_hf.checkpoints.whole_folders import complete_folder, fault, write_whole, written_aside
 
 
 def write(run, step, text="weights"):
@@ -128,3 +135,87 @@ def test_prune_never_deletes_the_only_good_one(tmp_path):
     prune_checkpoints(tmp_path, 1)
     assert steps(tmp_path) == [4, 6, 8]  # those after it are damaged, those before it are no longer needed
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link to nothing"])
+def test_what_only_has_the_name_of_a_checkpoint_is_named(tmp_path, kind):
+    path = tmp_path / "checkpoint-25"
+    path.write_text("mine") if kind == "a file" else path.symlink_to(tmp_path / "gone")
+    with pytest.raises(ValueError, match=f"checkpoint-25 is {kind}, not a checkpoint's folder: move it away"):
+        list_checkpoints(tmp_path)
+
+
+def test_a_link_to_a_checkpoint_is_one(tmp_path):
+    whole = write(tmp_path / "elsewhere", 25)
+    (tmp_path / "checkpoint-25").symlink_to(whole)
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-25"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "is full"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "is full for this user"),
+        (OSError(errno.EFBIG, "File too large"), "takes no file of this size"),
+        (SafetensorError("Error while serializing: I/O error: File too large (os error 27)"), "takes no file of this"),
+    ],
+)
+def test_a_full_disk_is_explained(tmp_path, error, reason):
+    write(tmp_path, 4)
+    (tmp_path / "checkpoint-6.partial").mkdir()
+    words = f"the disk of .* {reason}.*; the last complete checkpoint is checkpoint-4: "
+    with pytest.raises(RunStopped, match=words), explain_full_disk(tmp_path):
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-4"]
+
+
+def test_other_errors_are_not(tmp_path):
+    with pytest.raises(PermissionError), explain_full_disk(tmp_path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_files_written_aside_arrive_together_or_not_at_all(tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    (tmp_path / "model.safetensors").write_text("old")
+
+    def files():
+        return {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*.*")}
+
+    def fail():
+        with written_aside(tmp_path) as aside:
+            (aside / "model.safetensors").write_text("half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
+    assert files() == {"README.md": "mine", "model.safetensors": "old"}
+    with written_aside(tmp_path) as aside:
+        (aside / "part").mkdir()
+        (aside / "part" / "config.json").write_text("{}")
+        (aside / "model.safetensors").write_text("new")
+    assert files() == {"README.md": "mine", "model.safetensors": "new", "part/config.json": "{}"}
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o007, 0o077])
+def test_weights_have_the_permissions_of_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        partial = tmp_path / "checkpoint-1.partial"
+        partial.mkdir()
+        save_file({"a": torch.zeros(1)}, partial / "model.safetensors")
+        checkpoint = complete_folder(partial)
+        with written_aside(tmp_path / "student") as aside:
+            save_file({"a": torch.zeros(1)}, aside / "model.safetensors")
+        assert os.umask(mask) == mask, "it is left as it was"
+    finally:
+        os.umask(before)
+    for folder in (checkpoint, tmp_path / "student"):
+        assert (folder / "model.safetensors").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_a_text_file_that_cannot_be_written_leaves_nothing(tmp_path):
+    write_whole(tmp_path / "identity.json", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_whole(tmp_path / "identity.json", "new\ud800")
+    assert [path.name for path in tmp_path.iterdir()] == ["identity.json"]
+    assert (tmp_path / "identity.json").read_text() == "old"

@@ -28,13 +28,13 @@ TIMES = ("images_per_second", "data_wait_share")
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
 
 
-def write_images(folder: Path, count: int = 22, shards: int = 2) -> Path:
+def write_images(folder: Path, count: int = 22, shards: int = 2, seed: int = 0) -> Path:
     """Parquet files of `count` noisy 24-px pictures, the sixth of which cannot be decoded."""
     import io
 
     from PIL import Image
 
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     rows = []
     for index in range(count):
         buffer = io.BytesIO()
@@ -43,7 +43,7 @@ def write_images(folder: Path, count: int = 22, shards: int = 2) -> Path:
         rows.append({"bytes": b"broken" if index == 5 else buffer.getvalue(), "path": f"{index}.png"})
     features = datasets.Features({"image": datasets.Image()})
     table = datasets.Dataset.from_dict({"image": rows}, features=features)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for shard in range(shards):
         table.shard(shards, shard, contiguous=True).to_parquet(folder / f"train-{shard}.parquet")
     return folder

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .whole_folders import PARTIAL, fault, is_full_disk
+from .whole_folders import PARTIAL, fault, why_full
 
 logger = logging.getLogger(__name__)
 
+ARGUMENTS_FILE = "training_args.json"  # in every checkpoint
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -32,9 +33,19 @@ def checkpoint_step(folder: Path) -> int:
 
 
 def list_checkpoints(run: str | Path) -> list[Path]:
-    """The checkpoint folders of a run, oldest first, whole or not; none where there is no such folder."""
+    """The checkpoint folders of a run, oldest first, whole or not; none where there is no such folder.
+
+    Raises:
+        ValueError: a file, or a link to nothing, has the name of a checkpoint.
+    """
     run = Path(run)
-    found = [path for path in run.iterdir() if _NAME.fullmatch(path.name) and path.is_dir()] if run.is_dir() else []
+    found = [path for path in run.iterdir() if _NAME.fullmatch(path.name)] if run.is_dir() else []
+    for path in found:
+        if not path.is_dir():
+            kind = "a link to nothing" if path.is_symlink() else "a file"
+            raise ValueError(
+                f"{path} is {kind}, not a checkpoint's folder: move it away, or choose another --output_dir."
+            )
     return sorted(found, key=checkpoint_step)
 
 
@@ -79,21 +90,22 @@ def prune_checkpoints(run: str | Path, limit: int | None, best_step: int | None 
 
 
 @contextmanager
-def full_disk_in_words(run: str | Path) -> Iterator[None]:
+def explain_full_disk(run: str | Path) -> Iterator[None]:
     """Turn the errors of a full disk into one sentence, after removing what was half written.
 
     Raises:
-        RunStopped: the disk, or the user's quota on it, is full.
+        RunStopped: the disk, or the user's quota on it, is full, or a file would be larger than is allowed.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if not is_full_disk(error):
+        reason = why_full(error)
+        if reason is None:
             raise
         remove_partial(run)
         last = newest_checkpoint(run)
-        place = f"the last good checkpoint is {last.name}" if last else "there is no checkpoint yet"
+        place = f"the last complete checkpoint is {last.name}" if last else "there is no checkpoint yet"
         raise RunStopped(
-            f"the disk of {run} is full, no checkpoint can be written; {place}: free some space, or lower "
-            "--save_total_limit, and go on with --resume."
+            f"the disk of {run} {reason}; {place}: free some space, or lower --save_total_limit, and continue with "
+            "--resume."
         ) from error

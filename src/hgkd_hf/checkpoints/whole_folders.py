@@ -1,4 +1,4 @@
-"""Folders that are whole or not there: written aside, named with sizes and checksums in a manifest, then renamed."""
+"""Folders and files that are whole or not there: written aside, then renamed; folders with a manifest of checksums."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Why the system takes no more bytes, as the subject's end of a sentence.
+_FULL = {
+    errno.ENOSPC: "is full",
+    errno.EDQUOT: "is full for this user (quota)",
+    errno.EFBIG: "takes no file of this size (ulimit -f, or a limit of the file system)",
+}
 
 
 def fault(folder: str | Path, *, checksums: bool = True) -> str | None:
@@ -54,6 +61,7 @@ def complete_folder(partial: Path) -> Path:
     final = partial.with_name(partial.name.removesuffix(PARTIAL))
     paths = sorted(path for path in partial.rglob("*") if path.is_file())
     entries = {}
+    set_permissions(partial)
     for path in paths:
         _flush(path)
         entries[path.relative_to(partial).as_posix()] = {"size": path.stat().st_size, "sha256": _sha256(path)}
@@ -62,7 +70,9 @@ def complete_folder(partial: Path) -> Path:
     _flush(manifest)
     for folder in (partial, *(path for path in partial.rglob("*") if path.is_dir())):
         _flush(folder)
-    replaced = final.rename(final.with_name(f"{final.name}.replaced{PARTIAL}")) if final.exists() else None
+    replaced = None
+    if os.path.lexists(final):
+        replaced = final.rename(final.with_name(f"{final.name}.replaced{PARTIAL}"))
     partial.rename(final)
     _flush(final.parent)
     if replaced is not None:
@@ -70,18 +80,52 @@ def complete_folder(partial: Path) -> Path:
     return final
 
 
+@contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """A folder to write files into, which reach `folder` when all are written, or not at all.
+
+    What `folder` holds under other names stays. Without a manifest: for folders that people and other programs read.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f"writing{PARTIAL}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    try:
+        yield aside
+        set_permissions(aside)
+        for path in sorted(path for path in aside.rglob("*") if path.is_file()):
+            final = folder / path.relative_to(aside)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(final)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def set_permissions(folder: Path) -> None:
+    """Give all files of a folder the permissions of the process's umask; safetensors writes for the owner alone."""
+    mask = os.umask(0o077)  # there is no way to ask for it
+    os.umask(mask)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o666 & ~mask)
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a text file that is never seen half written."""
     partial = path.with_name(path.name + PARTIAL)
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        _flush(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def is_full_disk(error: Exception) -> bool:
-    """Whether an error says that the disk, or the user's quota on it, is full."""
+def why_full(error: Exception) -> str | None:
+    """What an error says of a disk that takes no more, e.g. "is full"; None if it says no such thing."""
     # safetensors passes the operating system's error on as text alone.
     numbers = [getattr(error, "errno", None), *map(int, re.findall(r"os error (\d+)", str(error)))]
-    return bool(set(numbers) & set(_FULL))
+    return next((_FULL[number] for number in numbers if number in _FULL), None)
 
 
 def _sha256(path: Path) -> str:

@@ -6,7 +6,7 @@
 
 `method` (hgkd, rob, manifold, msdcrd, kd) decides which settings there are: `--method rob --help` lists RoB's. Every
 key of a recipe is a flag, and flags win. The run's folder holds checkpoints, metrics.jsonl, summary.json and student/,
-a stock checkpoint for AutoModel.from_pretrained with its card. The same command with --resume goes on after a stop;
+a stock checkpoint for AutoModel.from_pretrained with its card. The same command with --resume continues after a stop;
 --push_to_hub --hub_model_id user/name publishes the student (`hgkd publish` does so later).
 """
 
@@ -15,10 +15,12 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from ..checkpoints.whole_folders import write_whole
 from .choices import parse_method
 from .errors import run_script
 from .output import LOG_FILE, hush, log_to, show, show_facts
@@ -36,7 +38,15 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> dict:
     args, training = parse_method(arguments, __doc__)
-    from transformers import set_seed  # here and below: after --help is answered
+    from .resume import run_folder  # here and below: after --help is answered
+
+    with nullcontext() if args.dry_run else run_folder(training):
+        return distill(args, training, command_line(training, arguments))
+
+
+def distill(args: Method, training: DistillationArguments, command: str) -> dict:
+    """The whole run, of which the summary is returned; `command` is for its card."""
+    from transformers import set_seed
 
     from ..checkpoints.identity import check_same_run
     from ..data import collate
@@ -53,11 +63,11 @@ def main(arguments: list[str] | None = None) -> dict:
     if not args.dry_run:
         log_to(run)
     training.settle_batch_size(model, train, collate)
-    settings = args.identity(model) | {"seed": training.seed, "images_per_step": training.images_per_step}
+    settings = args.identity(model) | training.identity()
     check_same_run(
         run,
         settings,
-        goes_on=args.resume,
+        resume=args.resume,
         allow_changes=training.allow_changes,
         earlier=args.earlier(),
         write=training.process_index == 0 and not args.dry_run,
@@ -65,10 +75,10 @@ def main(arguments: list[str] | None = None) -> dict:
     if args.dry_run:
         return dry_run(args, training, model, train, knn_datasets)
     trainer, publisher = build_trainer(args, training, model, train, knn_datasets)
-    publisher.card.command = command_line(training, arguments)
+    publisher.card.command = command
     said = publisher.card.description
     if trainer.is_world_process_zero():
-        (run / RECIPE_FILE).write_text(to_recipe(args, training))
+        write_whole(run / RECIPE_FILE, to_recipe(args, training))
         show_facts(said)
 
     summary = {"method": args.title, "student": said["student"], "teacher": said["teacher"], "seed": training.seed}
@@ -183,7 +193,7 @@ def finish(
         summary["best"] = {"checkpoint": best, "eval_knn_accuracy": trainer.state.best_metric}
         model, figures = type(trainer.model).from_pretrained(best), {"knn_accuracy": trainer.state.best_metric}
         publisher.export_student(run / BEST_FOLDER, model, figures)
-    (run / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_whole(run / "summary.json", json.dumps(summary, indent=2) + "\n")
     with warn_only("the report"):
         show(f"report: {write_report(run)}")
     show(f"{summary['steps']} steps in {summary['train_seconds']} s, mean loss {summary['train_loss']:.4f}")

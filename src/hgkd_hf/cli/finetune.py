@@ -6,7 +6,7 @@
 
 `task` decides which settings there are: `--task object-detection --help` lists those of detection. Every key of a
 recipe is a flag, and flags win. The run's folder holds checkpoints, metrics.jsonl, summary.json and model/, a stock
-checkpoint with its image processor for the task's pipeline. The same command with --resume goes on after a stop.
+checkpoint with its image processor for the task's pipeline. The same command with --resume continues after a stop.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoints.whole_folders import write_whole, written_aside
 from .choices import parse_task
 from .errors import run_script
 from .output import LOG_FILE, hush, log_to, show, show_facts
@@ -32,7 +33,15 @@ NO_PART_OF_IDENTITY = ("resume", "eval_split", "max_eval_samples")
 
 def main(arguments: list[str] | None = None) -> dict:
     task, training = parse_task(arguments, __doc__)
-    from transformers import set_seed  # here, after --help is answered
+    from .resume import run_folder  # here and below: after --help is answered
+
+    with run_folder(training):
+        return finetune(task, training)
+
+
+def finetune(task: Task, training: FineTuningArguments) -> dict:
+    """The whole run, of which the summary is returned."""
+    from transformers import set_seed
 
     from ..checkpoints.identity import check_same_run
     from ..data.skipped import SKIPPED_FILE
@@ -52,14 +61,14 @@ def main(arguments: list[str] | None = None) -> dict:
     check_same_run(
         run,
         identity(task, training),
-        goes_on=task.resume,
+        resume=task.resume,
         allow_changes=training.allow_changes,
         write=training.process_index == 0,
     )
     trainer = FineTuningTrainer(model, training, task, train, evaluated, task.image_processor())
     trainer.add_callback(ReportCallback(trainer))
     if trainer.is_world_process_zero():
-        (run / RECIPE_FILE).write_text(to_recipe(task, training))
+        write_whole(run / RECIPE_FILE, to_recipe(task, training))
         facts = {
             "model": f"{type(model).__name__} ({task.model}), {model.num_parameters() / 1e6:.1f} M parameters",
             "data": f"{task.source.name}, {task.source.num_rows:,} images of {len(task.names)} classes",
@@ -89,17 +98,17 @@ def main(arguments: list[str] | None = None) -> dict:
 
 
 def identity(task: Task, training: FineTuningArguments) -> dict:
-    """What decides what is learned: a run that goes on must not change it."""
+    """What decides what is learned: a run that is resumed must not change it."""
     settings = {name: value for name, value in asdict(task).items() if name not in NO_PART_OF_IDENTITY}
-    settings |= {name: getattr(training, name) for name in ("seed", "images_per_step", "layer_decay", "ema_decay")}
-    return settings | {"rows": task.source.fingerprint}
+    return settings | training.identity() | {"images": task.source.fingerprint}
 
 
 def finish(run: Path, trainer: FineTuningTrainer, summary: dict) -> None:
     """Write the model's folder and the summary, and say where everything lies."""
-    trainer.evaluated_model.save_pretrained(run / "model")
-    trainer.processing_class.save_pretrained(run / "model")
-    (run / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    with written_aside(run / "model") as folder:
+        trainer.evaluated_model.save_pretrained(folder)
+        trainer.processing_class.save_pretrained(folder)
+    write_whole(run / "summary.json", json.dumps(summary, indent=2) + "\n")
     show(f"{summary['steps']} steps in {summary['train_seconds']} s, mean loss {summary['train_loss']:.4f}")
     for name, value in summary.get("metrics", {}).items():
         show(f"{name}: {'-' if value is None else f'{value:.4f}'}")

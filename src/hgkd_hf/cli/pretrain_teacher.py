@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoints.whole_folders import write_whole, written_aside
 from ..training.settings import TrainingSettings
 from .errors import run_script
 from .output import hush, log_to, show, show_facts
@@ -20,6 +21,8 @@ from .recipe import RECIPE_FILE, parse_recipe, to_recipe
 
 if TYPE_CHECKING:
     from transformers import ViTMAEConfig
+
+    from ..training.arguments import DistillationArguments
 
 
 @dataclass
@@ -78,17 +81,25 @@ def build_config(args: TeacherArguments) -> ViTMAEConfig:
 
 def main(arguments: list[str] | None = None) -> Path:
     answer_help((TeacherArguments, TrainingSettings), "pretrain-teacher", __doc__, arguments)
+    from ..training.arguments import DistillationArguments
+    from .resume import run_folder
+
+    args, training = parse_recipe((TeacherArguments, DistillationArguments), arguments, __doc__, "pretrain-teacher")
+    with run_folder(training):
+        return pretrain(args, training)
+
+
+def pretrain(args: TeacherArguments, training: DistillationArguments) -> Path:
+    """The whole run, of which the teacher's folder is returned."""
     from transformers import ViTImageProcessorPil, ViTMAEForPreTraining, set_seed
 
     from ..checkpoints.identity import check_same_run
     from ..data import DistillationDataset, ImageTransform, open_split
     from ..report import ReportCallback
     from ..teachers.masked_autoencoder import MaskedAutoencoder
-    from ..training.arguments import DistillationArguments
     from ..training.base import BaseTrainer
     from .resume import checkpoint_to_resume
 
-    args, training = parse_recipe((TeacherArguments, DistillationArguments), arguments, __doc__, "pretrain-teacher")
     hush()
     config = build_config(args)
     checkpoint = checkpoint_to_resume(training.output_dir, args.resume)
@@ -109,8 +120,8 @@ def main(arguments: list[str] | None = None) -> Path:
     identity = {name: value for name, value in asdict(args).items() if name != "resume"}
     check_same_run(
         training.output_dir,
-        identity | {"seed": training.seed, "images_per_step": training.images_per_step, "rows": source.num_rows},
-        goes_on=args.resume,
+        identity | training.identity() | {"rows": source.num_rows, "images": source.fingerprint},
+        resume=args.resume,
         allow_changes=training.allow_changes,
         write=trainer.is_world_process_zero(),
     )
@@ -121,14 +132,15 @@ def main(arguments: list[str] | None = None) -> Path:
             "training": f"{training.images_per_step} images a step on {training.world_size} process(es)",
         }
         show_facts(facts | ({"auto": training.describe_auto()} if training.auto else {}))
-        Path(training.output_dir, RECIPE_FILE).write_text(to_recipe(args, training))
+        write_whole(Path(training.output_dir, RECIPE_FILE), to_recipe(args, training))
     result = trainer.train(resume_from_checkpoint=checkpoint)
     teacher = Path(training.output_dir, "teacher")
     if trainer.is_world_process_zero():
         model = ViTMAEForPreTraining(config)
         model.load_state_dict(trainer.model.state_dict())
-        model.save_pretrained(teacher)
-        processor.save_pretrained(teacher)
+        with written_aside(teacher) as folder:
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
         show(f"{result.global_step} steps, mean loss {result.training_loss:.4f}\nteacher: {teacher}")
     return teacher
 

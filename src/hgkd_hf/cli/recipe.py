@@ -17,7 +17,7 @@ from .parser import settings_parser
 
 RECIPE_FILE = "recipe.yaml"  # in a run's folder
 # Settings that say how a command is to go on, not what a run is.
-_OF_THE_COMMAND = ("resume", "dry_run")
+_OF_THE_COMMAND = ("resume", "dry_run", "allow_changes")
 # Settings of `TrainingArguments` until transformers 4, found in many recipes, and what took their place.
 DROPPED = {
     "evaluation_strategy": "'eval_strategy'",

@@ -1,11 +1,28 @@
-"""What `--resume` means for a run's folder."""
+"""A command's run folder: for one job at a time, and what `--resume` means for it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from ..checkpoints.folders import list_checkpoints, newest_checkpoint
+from ..checkpoints.folders import explain_full_disk, list_checkpoints, newest_checkpoint
 from ..checkpoints.identity import has_begun
+from ..checkpoints.lock import run_lock
+from ..training.arguments import DistillationArguments
+
+
+@contextmanager
+def run_folder(training: DistillationArguments) -> Iterator[None]:
+    """Have the run's folder for this job alone, and errors of a full disk as a sentence.
+
+    Raises:
+        ValueError: another job uses the folder.
+        RunStopped: the disk is full.
+    """
+    run = training.output_dir
+    with run_lock(run) if training.process_index == 0 else nullcontext(), explain_full_disk(run):
+        yield
 
 
 def checkpoint_to_resume(run: str | Path, resume: bool) -> Path | None:

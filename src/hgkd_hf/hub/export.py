@@ -10,6 +10,7 @@ from transformers import BitImageProcessorPil, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import CONFIG_NAME
 
+from ..checkpoints.whole_folders import written_aside
 from ..methods.base.distiller import Distiller
 from ..students.sparse_unet import SparseUNetForImageClassification, SparseUNetModel
 from .privacy import public_names
@@ -68,18 +69,16 @@ def export_student(
         image_processor: of the student.
         readme: text of the folder's README.md; None leaves that file alone.
     """
-    folder = Path(folder)
-    stock_student(model).save_pretrained(folder)
-    image_processor.save_pretrained(folder)
-    configs = [folder / CONFIG_NAME]
     student = extended_student(model)
-    if student is not None:
-        student.save_pretrained(folder / STUDENT_SUBFOLDER)
-        image_processor.save_pretrained(folder / STUDENT_SUBFOLDER)
-        configs.append(folder / STUDENT_SUBFOLDER / CONFIG_NAME)
-    for config in configs:  # of which nested ones name the folder that they were read from
-        content = public_names(json.loads(config.read_text(encoding="utf-8")))
-        config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    if readme is not None:
-        (folder / "README.md").write_text(readme, encoding="utf-8")
-    return folder
+    with written_aside(Path(folder)) as aside:
+        stock_student(model).save_pretrained(aside)
+        image_processor.save_pretrained(aside)
+        if student is not None:
+            student.save_pretrained(aside / STUDENT_SUBFOLDER)
+            image_processor.save_pretrained(aside / STUDENT_SUBFOLDER)
+        for config in aside.rglob(CONFIG_NAME):  # of which nested ones name the folder that they were read from
+            content = public_names(json.loads(config.read_text(encoding="utf-8")))
+            config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        if readme is not None:
+            (aside / "README.md").write_text(readme, encoding="utf-8")
+    return Path(folder)

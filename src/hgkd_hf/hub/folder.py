@@ -12,7 +12,8 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
 from ..methods.base.distiller import Distiller
-from ..visualize import curves_figure, read_metrics
+from ..training.metrics_file import read_metrics
+from ..visualize import curves_figure
 from . import readme
 from .export import export_student, extended_student, stock_student
 from .papers import method_of

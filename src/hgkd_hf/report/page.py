@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from pathlib import Path
 
 import jinja2
 import yaml
 
+from ..checkpoints.whole_folders import write_whole
 from .record import RunRecord
 
 HERE = Path(__file__).parent
@@ -29,9 +29,7 @@ def write_report(run: str | Path, path: str | Path | None = None) -> Path:
     path = Path(path or Path(run, REPORT_FILE))
     text = render(RunRecord.read(run))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)  # whoever looks at it sees the old page or the new one
+    write_whole(path, text)  # whoever looks at it sees the old page or the new one
     return path
 
 

@@ -12,7 +12,7 @@ import yaml
 from ..data.skipped import SKIPPED_FILE, count_skipped
 from ..hub.privacy import public
 from ..hub.student_card import CARD_FILE, METRICS, StudentCard
-from ..visualize import read_metrics
+from ..training.metrics_file import read_metrics
 
 STUDENT_FOLDER, PICTURES = "student", "pictures"
 EVALUATIONS = ("before_", "eval_", "after_")

@@ -21,6 +21,36 @@ AUTO = "auto"
 PRECISIONS = ("float32", "bf16", "fp16")
 # Fields that take the word: what is written for them in a run's recipe is what the word came to.
 AUTO_FIELDS = ("per_device_train_batch_size", "dataloader_num_workers", "precision")
+# A run may be resumed with others of these: they decide where it runs, what is logged, measured, kept and published.
+FREE_TO_CHANGE = frozenset(
+    {
+        # What they come to is compared: learning rate, precision, images of a step and of a batch.
+        *("base_learning_rate", "precision", "bf16", "fp16", "sync_batch_norm"),
+        *("per_device_train_batch_size", "gradient_accumulation_steps"),
+        # Where and how it is computed.
+        *("use_cpu", "bf16_full_eval", "fp16_full_eval", "torch_compile", "torch_compile_backend"),
+        *("torch_compile_mode", "use_liger_kernel", "liger_kernel_config", "torch_empty_cache_steps"),
+        *("activation_checkpointing", "activation_checkpointing_kwargs", "gradient_checkpointing"),
+        *("gradient_checkpointing_kwargs", "full_determinism", "use_cache", "local_rank", "parallelism_config"),
+        *("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph"),
+        *("ddp_backend", "ddp_timeout", "fsdp", "fsdp_config", "deepspeed", "debug", "skip_memory_metrics"),
+        *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
+        *("dataloader_prefetch_factor", "dataloader_multiprocessing_context"),
+        # Logs, evaluation, checkpoints, guards.
+        *("logging_strategy", "logging_steps", "logging_first_step", "log_on_each_node", "logging_nan_inf_filter"),
+        *("include_num_input_tokens_seen", "log_level", "log_level_replica", "disable_tqdm", "report_to", "run_name"),
+        *("project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id", "output_dir"),
+        *("eval_strategy", "eval_steps", "eval_delay", "per_device_eval_batch_size", "prediction_loss_only"),
+        *("eval_on_start", "eval_do_concat_batches", "eval_use_gather_object", "eval_accumulation_steps"),
+        *("include_for_metrics", "batch_eval_metrics", "metric_for_best_model", "greater_is_better"),
+        *("knn_k", "knn_temperature", "do_train", "do_eval", "do_predict", "save_only_model", "save_strategy"),
+        *("save_steps", "save_on_each_node", "save_total_limit", "enable_jit_checkpoint", "resume_from_checkpoint"),
+        *("restore_callback_states_from_checkpoint", "max_non_finite_steps", "max_skipped_share", "allow_changes"),
+        # The Hub.
+        *("push_to_hub", "hub_token", "hub_private_repo", "hub_model_id", "hub_strategy", "hub_always_push"),
+        *("hub_revision", "license"),
+    }
+)
 BATCH_SIZES = tuple(2**exponent for exponent in range(9))  # of these the word chooses
 MAX_AUTO_WORKERS = 16  # each costs memory, and so many feed any device
 
@@ -46,6 +76,8 @@ class DistillationArguments(TrainingSettings, TrainingArguments):
         if not torch.accelerator.is_available():
             # Without it, each process of several on a machine without accelerator believes that it is alone.
             self.use_cpu = True
+        if self.allow_changes in (["true"], ["false"]):  # in recipes of earlier versions
+            self.allow_changes = ["all"] if self.allow_changes == ["true"] else []
         if self.data_seed is None:
             self.data_seed = self.seed  # else the order of samples would follow torch's seed of the moment
         self.auto = tuple(name for name in AUTO_FIELDS if getattr(self, name) == AUTO)
@@ -63,6 +95,24 @@ class DistillationArguments(TrainingSettings, TrainingArguments):
     def images_per_step(self) -> int:
         """Images of one optimizer step, over all processes and accumulated batches."""
         return self.train_batch_size * self.gradient_accumulation_steps * self.world_size
+
+    @property
+    def images_per_batch(self) -> int:
+        """Images that BatchNorm sees together: of this process, or of all that share its statistics."""
+        return self.train_batch_size * (self.world_size if self.sync_batch_norm else 1)
+
+    def identity(self) -> dict[str, Any]:
+        """The arguments that decide what is learned, and what they come to; see `checkpoints.identity`.
+
+        All count that are not in `FREE_TO_CHANGE`, so that new ones of `TrainingArguments` count until somebody has
+        looked at them.
+        """
+        settings = {name: value for name, value in self.to_dict().items() if name not in FREE_TO_CHANGE}
+        if self.max_steps > 0:
+            del settings["num_train_epochs"]  # is ignored
+        precision = {"no": "float32"}.get(self.mixed_precision, self.mixed_precision)
+        batches = {"images_per_step": self.images_per_step, "images_per_batch": self.images_per_batch}
+        return settings | batches | {"precision": precision}
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:

@@ -25,7 +25,6 @@ from .arguments import DistillationArguments
 from .callbacks import (
     REQUEUE_EXIT_CODE,
     DatasetEpoch,
-    MetricsFile,
     Publisher,
     SeedEachStep,
     SkippedImagesLimit,
@@ -33,6 +32,7 @@ from .callbacks import (
     outlive_signal,
 )
 from .guards import LossSpikes, NonFiniteGuard, finite_sum
+from .metrics_file import MetricsFile
 from .progress import ImagesPerSecond
 
 logger = logging.getLogger(__name__)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
-import os
 import signal
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -126,34 +123,6 @@ class DatasetEpoch(TrainerCallback):
         """Of a stream, which `Trainer` believes to start anew when a run is resumed, mend the epoch."""
         if isinstance(self.dataset, StreamingDistillationDataset):
             state.epoch = state.global_step / state.max_steps
-
-
-class MetricsFile(TrainerCallback):
-    """Writes every log entry as a line of `metrics.jsonl` in the run's folder, and logs it; NaN and inf are null."""
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Take back the entries of steps that are to be done again, and a line that was cut short."""
-        path = Path(args.output_dir, "metrics.jsonl")
-        if state.is_world_process_zero and path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= state.global_step]
-            written = path.with_suffix(".partial")
-            written.write_text("".join(kept), encoding="utf-8")
-            os.replace(written, path)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        """Append the entry."""
-        if state.is_world_process_zero:
-            path = Path(args.output_dir, "metrics.jsonl")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            finite = {
-                name: None if isinstance(value, float) and not math.isfinite(value) else value
-                for name, value in {"step": state.global_step, **logs}.items()
-            }
-            line = json.dumps(finite)
-            with path.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
-            logger.info(line)
 
 
 class TrainingProgress(TrainerCallback):

@@ -28,8 +28,9 @@ class TrainingSettings:
     max_skipped_share: float = field(
         default=0.1, metadata={"help": "Share of the images that may be unreadable before the run ends."}
     )
-    allow_changes: bool = field(
-        default=False, metadata={"help": "Let --resume go on though teacher, student, data or masks have changed."}
+    allow_changes: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Settings that --resume may find changed, by name, or all; they are applied from there on."},
     )
 
     license: str | None = field(

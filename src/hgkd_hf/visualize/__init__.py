@@ -1,6 +1,6 @@
 """Pictures and curves of what a student learned. Needs matplotlib (extra `demo`)."""
 
-from .curves import curves_figure, read_metrics
+from .curves import curves_figure
 from .pictures import (
     feature_columns,
     features_figure,
@@ -21,6 +21,5 @@ __all__ = [
     "pca_colours",
     "prediction_columns",
     "prediction_figure",
-    "read_metrics",
     "unnormalise",
 ]

@@ -1,27 +1,15 @@
-"""Curves of runs, from the `metrics.jsonl` in their folders."""
+"""Curves of runs, from the logs in their folders."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..training.metrics_file import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-def read_metrics(run: str | Path) -> list[dict[str, Any]]:
-    """The entries of a run's `metrics.jsonl`; a last line that is being written is left out.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    path = Path(run, "metrics.jsonl")
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}: give the folder of a run.")
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def curves_figure(runs: dict[str, str | Path]) -> Figure:

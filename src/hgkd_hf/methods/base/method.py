@@ -191,11 +191,11 @@ class Method(CommandSettings):
     def identity(self, model: Distiller) -> dict:
         """All that decides what is learned, to be compared when a run is resumed.
 
-        The teacher is known by its weights too, and the data by its number of rows, since either may change under the
-        same name.
+        The teacher is known by its weights too, and the data by its number of rows and a hash of them, since either
+        may change under the same name.
         """
         settings = {name: value for name, value in asdict(self).items() if name not in _CHANGE_NOTHING}
-        settings["rows"] = self.source.num_rows
+        settings |= {"rows": self.source.num_rows, "images": self.source.fingerprint}
         settings["teacher_weights"] = None if model.teacher is None else weights_digest(model.teacher)
         if self.cache is not None:  # wherever it lies
             settings |= {"teacher_cache": self.cache.digest, "teacher_weights": self.cache.info.teacher_weights}

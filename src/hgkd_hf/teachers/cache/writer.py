@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ...checkpoints.folders import RunStopped
-from ...checkpoints.whole_folders import PARTIAL, complete_folder, is_full_disk
+from ...checkpoints.whole_folders import PARTIAL, complete_folder, why_full
 from .info import DATA_FILE, INFO_FILE, CacheInfo, Shard
 from .reader import find_damaged
 from .storage import encode
@@ -107,11 +107,12 @@ def write_shards(
                 _write(partial / DATA_FILE, info.columns.arrow_schema, _taught(info, shard, own, see, bar))
                 complete_folder(partial)
             except OSError as error:
-                if not is_full_disk(error):
+                reason = why_full(error)
+                if reason is None:
                     raise
                 shutil.rmtree(partial, ignore_errors=True)
                 raise RunStopped(
-                    f"the disk of {folder} is full, and {len(shards) - written} shards of the cache are still to be "
+                    f"the disk of {folder} {reason}, and {len(shards) - written} shards of the cache are still to be "
                     "written: free some space, then resume with the same command; what is written is kept."
                 ) from error
 
