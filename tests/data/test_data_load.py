@@ -160,7 +160,9 @@ def test_absent_hub_dataset_is_one_sentence(monkeypatch):
         raise ConnectionError("offline")
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(ValueError, match=r"'user/absent' is no local path and the Hub cannot be reached: .*--dataset"):
+    with pytest.raises(
+        ValueError, match=r"'user/absent' is not a local path and the Hub cannot be reached: .*--dataset"
+    ):
         load_images("user/absent")
 
 
@@ -205,7 +207,7 @@ def test_image_column_errors(tmp_path):
         load_images(tmp_path / "two")
     with pytest.raises(ValueError, match=r"no column 'photo': choose --image_column from 'image', 'label', 'mask'"):
         load_images(tmp_path / "two", image_column="photo")
-    with pytest.raises(ValueError, match=r"Column 'label' of '.*' holds ClassLabel.*, no images: .*--image_column"):
+    with pytest.raises(ValueError, match=r"Column 'label' of '.*' holds ClassLabel.*, not images: .*--image_column"):
         load_images(tmp_path / "two", image_column="label")
     Dataset.from_dict({"text": ["a"], "blob": [b"b"]}).save_to_disk(tmp_path / "none")
     with pytest.raises(ValueError, match=r"No column of '.*' is of images: name one of 'text', 'blob' with --image_c"):

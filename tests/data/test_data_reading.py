@@ -60,7 +60,7 @@ def test_dead_stream_ends_in_a_sentence(caplog):
         next(read)
     assert str(caught.value) == (
         "the stream of 'pictures' failed 3 times in a row after 6 rows (the last: connection reset by peer): "
-        "check the network and the files, and go on with --resume."
+        "check the network and the files, and continue with --resume."
     )
     assert "trying again in 0.02 s" in caplog.text
 

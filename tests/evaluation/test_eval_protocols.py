@@ -11,15 +11,15 @@ def clusters(seed: int, count: int = 60) -> Features:
     return Features(centres[labels] + torch.randn(count, 8, generator=generator), labels)
 
 
-def test_figures_are_those_of_the_functions():
+def test_metrics_are_those_of_the_functions():
     bank, queries = clusters(0), clusters(1)
     settings = ProtocolSettings(knn_k=5, knn_temperature=0.2, shots=(2,), draws=3, seed=4)
-    figures = run_protocols(bank, queries, settings=settings, teacher_queries=queries)
-    assert figures["knn_accuracy"] == knn_accuracy(bank, queries, k=5, temperature=0.2)
-    assert figures["linear_accuracy"] == linear_probe(bank, queries, seed=4).accuracy
+    metrics = run_protocols(bank, queries, settings=settings, teacher_queries=queries)
+    assert metrics["knn_accuracy"] == knn_accuracy(bank, queries, k=5, temperature=0.2)
+    assert metrics["linear_accuracy"] == linear_probe(bank, queries, seed=4).accuracy
     few = low_shot_probe(bank, queries, shots=(2,), draws=3, seed=4)[2]
-    assert (figures["2_shot_accuracy"], figures["2_shot_deviation"]) == few
-    assert figures["teacher_cka"] == pytest.approx(1)
+    assert (metrics["2_shot_accuracy"], metrics["2_shot_deviation"]) == few
+    assert metrics["teacher_cka"] == pytest.approx(1)
 
 
 def test_only_the_wanted_protocols_run():

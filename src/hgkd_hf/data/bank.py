@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 LOOKED_AT = 256
 # So much of the bank is read at most to find images of it again; only those of a query's size are.
 _MAX_BYTES = 2**30
+_MAX_FILES = 20_000
 # Slices of one split may overlap a little.
 _REFUSED_SHARE = 0.5
 
@@ -56,36 +58,52 @@ def bank_and_queries(bank: ImageSource, queries: ImageSource) -> tuple[ImageSour
 
 
 def shared_images(bank: ImageSource, queries: ImageSource) -> tuple[int, int]:
-    """How many of at most 256 evenly spread queries are images of the bank's split, by their bytes; and of how many.
+    """How many of at most 256 evenly spread queries are images of the bank's split, and of how many.
 
-    The bank's split counts, not only the rows that were drawn from it. Images that are not in the dataset itself but
-    behind URLs are not compared.
+    The bank's split counts, not only the rows that were drawn from it. Images that are files are compared by their
+    place, and of a bank of up to 20,000 files by their bytes too; images within tables by their bytes.
     """
     count = min(queries.num_rows, LOOKED_AT)
     rows = queries.dataset.select_columns([queries.image_column])
-    images = [rows[step * queries.num_rows // count][queries.image_column] or {} for step in range(count)]
-    files = [image.get("bytes") or _read(queries.access.file(image.get("path"))) for image in images]
-    sizes = {len(data) for data in files if data}
+    asked = [rows[step * queries.num_rows // count][queries.image_column] or {} for step in range(count)]
+    files = [queries.access.file(image.get("path")) if image.get("bytes") is None else None for image in asked]
+    images = [image.get("bytes") or _read(file) for image, file in zip(asked, files)]
+    sizes = {len(data) for data in images if data}
+    paths = _paths(bank)
+    candidates = chain(_embedded(bank, sizes), _files(bank, paths, sizes) if len(paths) <= _MAX_FILES else ())
     found, read = set(), 0
-    for data in _files_of_size(bank, sizes):
+    for data in candidates:
         read += len(data)
         if read > _MAX_BYTES:
             break
         found.add(_digest(data))
-    return sum(_digest(data) in found for data in files if data), count
+    places = {os.path.join(bank.access.folder or "", path) for path in paths}
+    return sum(file in places or (bool(data) and _digest(data) in found) for file, data in zip(files, images)), count
 
 
-def _files_of_size(source: ImageSource, sizes: set[int]) -> Iterator[bytes]:
-    """The image files in a source's table that have one of these sizes."""
+def _embedded(source: ImageSource, sizes: set[int]) -> Iterator[bytes]:
+    """The images within a source's table that have one of these sizes."""
     for chunk in source.dataset.data.column(source.image_column).chunks:
         lengths = np.asarray(pyarrow.compute.binary_length(chunk.field("bytes")).fill_null(-1))
         for index in np.flatnonzero(np.isin(lengths, list(sizes))):
             yield chunk[int(index)]["bytes"].as_py()
-        paths = chunk.field("path")
-        for index in np.flatnonzero(lengths < 0):
-            file = source.access.file(paths[int(index)].as_py())
-            if file and os.path.getsize(file) in sizes:
-                yield _read(file)
+
+
+def _paths(source: ImageSource) -> list[str]:
+    """The paths that stand for images in a source's table."""
+    return [
+        path
+        for chunk in source.dataset.data.column(source.image_column).chunks
+        for path in chunk.filter(chunk.field("bytes").is_null()).field("path").to_pylist()
+        if path
+    ]
+
+
+def _files(source: ImageSource, paths: Iterable[str], sizes: set[int]) -> Iterator[bytes]:
+    """The files that are there, may be opened and have one of these sizes."""
+    for file in map(source.access.file, paths):
+        if file and os.path.getsize(file) in sizes:
+            yield _read(file)
 
 
 def _digest(data: bytes) -> bytes:

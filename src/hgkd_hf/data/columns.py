@@ -23,7 +23,7 @@ def find_image_column(
             )
         if not _may_hold_images(features[wanted]):
             raise ValueError(
-                f"Column {wanted!r} of {name!r} holds {features[wanted]}, no images: correct {flags.image_column}."
+                f"Column {wanted!r} of {name!r} holds {features[wanted]}, not images: correct {flags.image_column}."
             )
         return wanted
     found = [column for column, feature in features.items() if isinstance(feature, Image) and column != target_column]

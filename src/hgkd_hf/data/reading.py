@@ -58,7 +58,7 @@ def read_patiently(rows: Iterable[dict], name: str) -> Iterator[dict]:
         if failures == len(PAUSES):
             raise StreamError(
                 f"the stream of {name!r} failed {failures + 1} times in a row after {given} rows (the last: "
-                f"{reason}): check the network and the files, and go on with --resume."
+                f"{reason}): check the network and the files, and continue with --resume."
             )
         logger.warning("Stream of %r, after %d rows: %s; trying again in %g s.", name, given, reason, PAUSES[failures])
         time.sleep(PAUSES[failures])

@@ -59,7 +59,8 @@ def load_split(options: dict, name: str, split: str, streaming: bool, flags: Fla
         ) from error
     except ConnectionError as error:
         raise ValueError(
-            f"Dataset {name!r} is no local path and the Hub cannot be reached: correct {flags.dataset} or go online."
+            f"Dataset {name!r} is not a local path and the Hub cannot be reached: correct {flags.dataset} or go "
+            "online."
         ) from error
     except Exception as error:  # `datasets` passes on whatever the readers of its formats raise
         if isinstance(error, ValueError) and "config" in str(error).lower():

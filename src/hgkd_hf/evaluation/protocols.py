@@ -1,4 +1,4 @@
-"""The protocols of a table: frozen features in, named figures and the settings that they depend on out."""
+"""The protocols of a table: frozen features in, named metrics and the settings that they depend on out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROTOCOLS = ("knn", "linear", "low-shot", "representation")
 
 @dataclass(frozen=True)
 class ProtocolSettings:
-    """What the figures depend on; stated beside them.
+    """What the metrics depend on; stated beside them.
 
     Attributes:
         knn_k, knn_temperature: of `knn_accuracy`; k is lowered to the number of images where there are fewer.
@@ -54,7 +54,7 @@ def run_protocols(
     settings: ProtocolSettings | None = None,
     teacher_queries: Features | None = None,
 ) -> dict[str, float]:
-    """Figures by name, accuracies in [0, 1].
+    """Metrics by name, accuracies in [0, 1].
 
     Args:
         bank: labelled features to look up or to train probes on.
@@ -70,22 +70,22 @@ def run_protocols(
     unknown = set(protocols) - set(PROTOCOLS)
     if unknown:
         raise ValueError(f"there is no protocol {sorted(unknown)[0]!r}: choose from {', '.join(PROTOCOLS)}.")
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     if "knn" in protocols:
         k = min(settings.knn_k, len(bank))
-        figures["knn_accuracy"] = knn_accuracy(bank, queries, k=k, temperature=settings.knn_temperature)
+        metrics["knn_accuracy"] = knn_accuracy(bank, queries, k=k, temperature=settings.knn_temperature)
     if "linear" in protocols:
         result = linear_probe(bank, queries, seed=settings.seed)
-        figures |= {"linear_accuracy": result.accuracy, "linear_l2": result.l2}
+        metrics |= {"linear_accuracy": result.accuracy, "linear_l2": result.l2}
     if "low-shot" in protocols:
         few = low_shot_probe(bank, queries, shots=settings.shots, draws=settings.draws, seed=settings.seed)
         for shots, (mean, deviation) in few.items():
-            figures |= {f"{shots}_shot_accuracy": mean, f"{shots}_shot_deviation": deviation}
+            metrics |= {f"{shots}_shot_accuracy": mean, f"{shots}_shot_deviation": deviation}
     if "representation" in protocols:
-        figures |= {"feature_rank": feature_rank(queries.features), "feature_std": feature_std(queries.features)}
+        metrics |= {"feature_rank": feature_rank(queries.features), "feature_std": feature_std(queries.features)}
         if teacher_queries is not None:
-            figures["teacher_cka"] = linear_cka(queries.features, teacher_queries.features)
-    return figures
+            metrics["teacher_cka"] = linear_cka(queries.features, teacher_queries.features)
+    return metrics
 
 
 def best_device() -> torch.device:
