@@ -182,10 +182,10 @@ WARNED = {
         repeated(HALF_VOID),
         "62.5% of the pixels of all 8 masks are ignored (--ignore_index)",
     ),
-    "one of many missing": (
+    "two missing": (
         {},
-        [*repeated(SQUARE, 19), None],
-        "1 of all 20 masks cannot be used and are skipped: row 19 has no mask.",
+        [*repeated(SQUARE, 2), None, None],
+        "2 of all 4 masks cannot be used and are skipped: row 2 has no mask.",
     ),
     "rare class among many masks": (
         {},
@@ -252,9 +252,12 @@ def test_masks_of_images_that_exif_turns(orientation, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         if swaps:
             with pytest.raises(
-                ValueError, match=r"the image 48x64: they must agree \(is the image turned by its EXIF"
+                ValueError, match="the masks of 8 rows, the first is row 0, fit their images only as th"
             ):
                 task.training_data(0)
+            upright = PILImage.new("RGB", (48, 64))
+            with pytest.raises(CorruptImageError, match=r"they must agree \(is the image turned by its EXIF"):
+                task.read_mask(encoded(SQUARE), upright, "row 0")
         else:
             task.training_data(0)
     assert ("8 of 8 images looked at are turned upright by their EXIF orientation" in caplog.text) == (

@@ -93,7 +93,7 @@ def class_numbers(categories: list, classes: Mapping[str, int], name: str) -> np
     for category in categories:
         if isinstance(category, int | float) and isfinite(category) and 0 <= category < len(names):
             category = names[int(category)] if category == int(category) else category
-        if category not in classes:
+        if not isinstance(category, str) or category not in classes:
             raise CorruptImageError(
                 f"{name}: the category {category!r} is none of the {len(names)} classes {listed(names)}, whose "
                 "numbers begin at 0 (--class_names)."
@@ -182,7 +182,7 @@ class BoxSurvey(Survey):
         self.box_format, self.read = box_format, read
         self._boxes: list[np.ndarray] = [np.zeros((0, 4))]
         self._sizes: list[np.ndarray] = [np.zeros((0, 2))]  # (width, height) of each box's image
-        self._rows: list[tuple[int, bool]] = []  # of each box: its row, and whether the image was turned
+        self._rows: list[int] = []  # of each box
         self._kept = 0
 
     @property
@@ -199,17 +199,19 @@ class BoxSurvey(Survey):
         """Keep the row's boxes."""
         boxes, _ = self.read(target, f"row {index}")
         sizes = np.tile(np.asarray(size, np.float64), (len(boxes), 1))
+        misfits = misfitting(boxes, self.box_format, sizes)
+        if turned and misfits.any() and not misfitting(boxes, self.box_format, sizes[:, ::-1]).any():
+            self.unturned.append(index)
         self._boxes.append(boxes)
         self._sizes.append(sizes)
-        self._rows += [(index, turned)] * len(boxes)
-        self._kept += len(boxes) - int(misfitting(boxes, self.box_format, sizes).sum())
+        self._rows += [index] * len(boxes)
+        self._kept += len(boxes) - int(misfits.sum())
 
     def conclude(self, training: bool) -> None:
         """Warn of boxes that do not fit their images, which are clipped or left out.
 
         Raises:
-            ValueError: there is no box; or most do not fit; or many do not and would in another format; or those of
-                images that EXIF turns are boxes of the unturned ones.
+            ValueError: there is no box; or most do not fit; or many do not and would in another format.
         """
         boxes, sizes = np.concatenate(self._boxes), np.concatenate(self._sizes)
         if len(boxes) == 0:
@@ -217,7 +219,6 @@ class BoxSurvey(Survey):
         misfits = misfitting(boxes, self.box_format, sizes)
         if not misfits.any():
             return
-        self._check_turned(boxes, sizes, misfits)
         counts = {kind: int(misfitting(boxes, kind, sizes).sum()) for kind in BOX_FORMATS}
         fitting = [kind for kind, count in counts.items() if count <= misfits.sum() / 10]
         index, small = int(misfits.argmax()), int(_small(to_corners(boxes, self.box_format, sizes)).sum())
@@ -226,20 +227,10 @@ class BoxSurvey(Survey):
             f"{misfits.sum():,} of {len(boxes):,} boxes ({share(misfits.sum(), len(boxes))}) of {self.seen} do not "
             f"fit their images as --box_format {self.box_format}: {small:,} smaller than a pixel or negative, "
             f"{misfits.sum() - small:,} reaching beyond the image. The first is {np.round(boxes[index], 4).tolist()} "
-            f"of row {self._rows[index][0]}, whose image has {width}x{height} pixels."
+            f"of row {self._rows[index]}, whose image has {width}x{height} pixels."
         )
         if fitting:
             message += f" As --box_format {' or '.join(fitting)} they would fit."
         if misfits.mean() > (MISFIT_SHARE_OF_ANOTHER if fitting else MISFIT_SHARE) or not self._kept:
             raise ValueError(f"{self.where}: {message}")
         self.warn(f"{message} They are clipped to it, and left out where less than a pixel remains.")
-
-    def _check_turned(self, boxes: np.ndarray, sizes: np.ndarray, misfits: np.ndarray) -> None:
-        wrong = misfits & np.array([turned for _, turned in self._rows])
-        fit_unturned = wrong & ~misfitting(boxes, self.box_format, sizes[:, ::-1])
-        if fit_unturned.sum() > wrong.sum() / 2:
-            raise ValueError(
-                f"{self.where}: {fit_unturned.sum():,} boxes in images that EXIF turns fit these only as they are "
-                f"stored, the first in row {self._rows[int(fit_unturned.argmax())][0]}: store the images upright, or "
-                "turn their boxes too."
-            )

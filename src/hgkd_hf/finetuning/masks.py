@@ -156,6 +156,8 @@ class MaskSurvey(Survey):
         """Count the values of a row's mask."""
         name = f"row {index}"
         pixels = read_pixel_values(target, name, self.access)
+        if turned and pixels.shape == size:
+            self.unturned.append(index)
         check_size(pixels, *size, name)
         if pixels.dtype in (np.uint8, np.uint16):
             counts = np.bincount(pixels.ravel())

@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 
 SURVEYED_ROWS = 256
 # More unusable annotations than that among those looked at are a mistake of the data or of a flag. Fewer are skipped
-# in training, as unreadable images are.
-UNUSABLE_SHARE = 0.1
+# in training, as unreadable images are, up to --max_skipped_share.
+UNUSABLE_SHARE = 0.5
 
 
 class Survey(ABC):
@@ -26,6 +26,7 @@ class Survey(ABC):
         where: what messages call the split.
         rows, looked_at: of the split, and how many of them were looked at.
         turned: images looked at whose EXIF orientation turns or mirrors them.
+        unturned: rows whose annotations fit the image only as it is stored, before EXIF swaps its sides.
     """
 
     noun: ClassVar[str]
@@ -33,6 +34,7 @@ class Survey(ABC):
     def __init__(self):
         self.where, self.rows, self.looked_at, self.turned = "", 0, 0, 0
         self.usable, self.unusable = 0, []
+        self.unturned: list[int] = []
 
     @abstractmethod
     def add(self, target: Any, size: tuple[int, int], turned: bool, index: int) -> None:
@@ -91,6 +93,12 @@ class Survey(ABC):
                 break
             self.looked_at += 1
             self._look(rows[index], source, column, index)
+        if self.unturned:
+            raise ValueError(
+                f"{self.where}: the {self.noun} of {len(self.unturned)} rows, the first is row {self.unturned[0]}, "
+                "fit their images only as these are stored, before EXIF turns them: store the images upright, or turn "
+                f"their {self.noun} too."
+            )
         if len(self.unusable) > UNUSABLE_SHARE * self.looked_at:
             raise ValueError(
                 f"{self.where}: {len(self.unusable)} of {self.seen} cannot be used. The first: {self.unusable[0]}"
