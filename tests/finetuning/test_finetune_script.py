@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from datasets import load_dataset
+from datasets import Image, load_dataset
 from transformers import (
     AutoModelForImageClassification,
     AutoModelForObjectDetection,
@@ -228,3 +229,32 @@ def test_it_learns(finetune, task, steps, figure, least, rectangles, student_fol
     settings = {"max_steps": steps, "learning_rate": 1e-3, "per_device_train_batch_size": 8} | extras
     metrics = finetune(flags(rectangles, student_folder, tmp_path, task, **settings))["metrics"]
     assert metrics[figure] >= least
+
+
+@pytest.mark.parametrize("column", ["mask", "objects"])
+def test_annotations_that_were_replaced_are_noticed_at_resume(finetune, rectangles, student_folder, tmp_path, column):
+    data = tmp_path / "data"
+    shutil.copytree(rectangles, data)
+    task = {"mask": "semantic-segmentation", "objects": "object-detection"}[column]
+    settings = {"save_strategy": "steps", "save_steps": 1, "max_steps": 1, "eval_split": None}
+    arguments = flags(data, student_folder, tmp_path / "run", task, **settings)
+    finetune(arguments)
+    rows = load_dataset(str(rectangles), split="train").cast_column("mask", Image(decode=False))
+    moved = list(rows[column])
+    moved = moved[1:] + moved[:1]
+    rows = rows.remove_columns(column).add_column(column, moved, feature=rows.features[column])
+    rows.select_columns(["image", "label", "mask", "objects"]).to_parquet(data / "train.parquet")
+    with pytest.raises(ValueError, match="was started with other settings .*targets was"):
+        finetune([*arguments, "--resume"])
+
+
+def test_rows_without_a_mask_are_counted_in_the_summary(finetune, rectangles, student_folder, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(rectangles, data)
+    rows = load_dataset(str(rectangles), split="train").cast_column("mask", Image(decode=False))
+    masks = [None if index == 3 else mask for index, mask in enumerate(rows["mask"])]
+    rows = rows.remove_columns("mask").add_column("mask", masks, feature=rows.features["mask"])
+    rows.to_parquet(data / "train.parquet")
+    summary = finetune(flags(data, student_folder, tmp_path / "run", "semantic-segmentation", eval_split=None))
+    assert (summary["images"], summary["images_skipped"]) == (15, 1)
+    assert (tmp_path / "run/skipped.tsv").read_text() == "3\t-\trow 3 has no mask.\n"

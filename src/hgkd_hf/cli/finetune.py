@@ -44,7 +44,7 @@ def finetune(task: Task, training: FineTuningArguments) -> dict:
     from transformers import set_seed
 
     from ..checkpoints.identity import check_same_run
-    from ..data.skipped import SKIPPED_FILE
+    from ..data.skipped import SKIPPED_FILE, count_skipped
     from ..finetuning.trainer import FineTuningTrainer
     from ..report import ReportCallback
     from .resume import checkpoint_to_resume
@@ -78,11 +78,13 @@ def finetune(task: Task, training: FineTuningArguments) -> dict:
 
     start = time.perf_counter()
     trained = trainer.train(resume_from_checkpoint=checkpoint)
+    skipped = count_skipped(run / SKIPPED_FILE)
     summary = {
         "task": task.task,
         "model": task.model,
         "dataset": task.dataset,
-        "images": task.source.num_rows,
+        "images": task.source.num_rows - skipped,
+        "images_skipped": skipped,
         "seed": training.seed,
         "steps": trained.global_step,
         "train_loss": trained.training_loss,
@@ -100,7 +102,7 @@ def finetune(task: Task, training: FineTuningArguments) -> dict:
 def identity(task: Task, training: FineTuningArguments) -> dict:
     """What decides what is learned: a run that is resumed must not change it."""
     settings = {name: value for name, value in asdict(task).items() if name not in NO_PART_OF_IDENTITY}
-    return settings | training.identity() | {"images": task.source.fingerprint}
+    return settings | training.identity() | task.fingerprints()
 
 
 def finish(run: Path, trainer: FineTuningTrainer, summary: dict) -> None:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from transformers import MODEL_FOR_BACKBONE_MAPPING, AutoModel, PreTrainedConfig
 
 from ..data import DistillationDataset, ImageSource, sample_generator
+from ..data.fingerprint import rows_fingerprint
 from ..students.features import feature_scales
 from ..students.sparse_unet import SparseUNetBackbone, SparseUNetConfig
 from .geometry import Placement
@@ -56,6 +57,16 @@ class DenseTask(DenseSettings, Task):
     def columns(self) -> dict[str, str | None]:
         """The masks may be images too; labels of whole images are not read."""
         return {"label_column": None, "target_column": self.column}
+
+    def fingerprints(self) -> dict[str, str]:
+        """Those of images and of targets."""
+        source = self.source
+        if isinstance(source.dataset.features[self.column], datasets.Image):
+            masks = source.dataset.cast_column(self.column, datasets.Image(decode=False))
+            targets = rows_fingerprint(masks, self.column, None, source.access)
+        else:
+            targets = rows_fingerprint(source.dataset, source.image_column, self.column, source.access)
+        return super().fingerprints() | {"targets": targets}
 
     def class_names_of(self, source: ImageSource) -> Sequence[str] | None:
         """None: a column of classes of whole images does not name those of pixels."""

@@ -84,6 +84,10 @@ class Task(TaskSettings, ABC):
         """The training split."""
         return open_split(self, labels_field="target_column", **self.columns)
 
+    def fingerprints(self) -> dict[str, str]:
+        """What tells that the training split was replaced under its name."""
+        return {"images": self.source.fingerprint}
+
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The classes' names.
