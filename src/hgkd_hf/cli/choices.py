@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,25 @@ def parse_method(
     from ..training.arguments import DistillationArguments
 
     cache = recipe_value("teacher_cache", arguments)
-    defaults = None if cache is None else cache_settings(cache)
+    arguments, defaults = spell_out_teacher(arguments)
+    defaults |= {} if cache is None else cache_settings(cache)
     return parse_recipe((METHODS[method], DistillationArguments), arguments, description, "distill", defaults)
+
+
+def spell_out_teacher(arguments: Sequence[str] | None) -> tuple[Sequence[str] | None, dict[str, Any]]:
+    """The command line with the Hub id in the place of a teacher's name, and the defaults that go with that teacher.
+
+    Raises:
+        ValueError: there is no such teacher; see `teacher_source`.
+    """
+    from ..teachers.named import TEACHERS, teacher_source
+
+    name = recipe_value("teacher", arguments)
+    repo, _ = (None, None) if name is None else teacher_source(name)
+    if repo == name:
+        return arguments, {}
+    defaults = {key: value for key, value in TEACHERS[name].settings.items() if value is not None}
+    return [*(sys.argv[1:] if arguments is None else arguments), f"--teacher={repo}"], defaults
 
 
 def parse_task(

@@ -61,7 +61,10 @@ class EvaluationArguments:
     )
     draws: int = field(default=5, metadata={"help": "How often few labels are drawn."})
     seed: int = field(default=0, metadata={"help": "Of the probes' splits and draws."})
-    teacher: str | None = field(default=None, metadata={"help": "ViT to compare with by CKA: Hub id or folder."})
+    teacher: str | None = field(
+        default=None,
+        metadata={"help": "ViT to compare with by CKA, as --teacher of `hgkd distill`."},
+    )
     teacher_layer: int = field(default=-1, metadata={"help": "Of the teacher's patch features."})
     target_column: str | None = field(default=None, metadata={"help": "linear-segmentation: column of the masks."})
     class_names: list[str] | None = field(

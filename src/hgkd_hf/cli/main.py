@@ -21,6 +21,8 @@ COMMANDS = (
     "publish",
     "pull",
     "pretrain-teacher",
+    "teachers",
+    "students",
     "environment",
 )
 

@@ -49,6 +49,13 @@ def show_facts(rows: dict[str, str]) -> None:
     show("\n".join(f"{name:>10}: {value}" for name, value in rows.items()))
 
 
+def show_table(rows: list[dict[str, str]]) -> None:
+    """Print rows of the same keys below each other."""
+    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
+    lines = [{key: key for key in widths}, *rows]
+    show("\n".join("  ".join(line[key].ljust(width) for key, width in widths.items()).rstrip() for line in lines))
+
+
 @contextmanager
 def output(verbose: bool) -> Iterator[None]:
     """Run a command in this block: what is logged goes where this file says.

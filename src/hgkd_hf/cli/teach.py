@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..training.teaching import TeachSettings
+from .choices import spell_out_teacher
 from .errors import run_script
 from .output import hush, show_facts
 from .parser import answer_help
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 def main(arguments: list[str] | None = None) -> dict:
     answer_help((TeachSettings,), "teach", __doc__, arguments)
-    (settings,) = parse_recipe((TeachSettings,), arguments, __doc__, "teach")
+    arguments, defaults = spell_out_teacher(arguments)
+    (settings,) = parse_recipe((TeachSettings,), arguments, __doc__, "teach", defaults)
     settings.check()
     hush()
     from ..hub.cache_card import write_cache_card

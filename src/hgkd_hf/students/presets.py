@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,41 @@ PRESETS: dict[str, dict[str, Any]] = {
         (101, "bottleneck", [3, 4, 23, 3], [256, 512, 1024, 2048]),
         (152, "bottleneck", [3, 8, 36, 3], [256, 512, 1024, 2048]),
     )
+} | {
+    f"convnextv2-{size}": {"model_type": "convnextv2", "depths": depths, "hidden_sizes": sizes}
+    for size, depths, sizes in (  # arXiv:2301.00808, appendix A
+        ("atto", [2, 2, 6, 2], [40, 80, 160, 320]),
+        ("femto", [2, 2, 6, 2], [48, 96, 192, 384]),
+        ("pico", [2, 2, 6, 2], [64, 128, 256, 512]),
+        ("nano", [2, 2, 8, 2], [80, 160, 320, 640]),
+        ("tiny", [3, 3, 9, 3], [96, 192, 384, 768]),
+    )
 }
+# Hub id and commit of their weights, trained on ImageNet-1k with labels (licence by their pages: apache-2.0).
+WEIGHTS: dict[str, tuple[str, str | None]] = {
+    "resnet-18": ("microsoft/resnet-18", None),
+    "resnet-34": ("microsoft/resnet-34", None),
+    "resnet-50": ("microsoft/resnet-50", "34c2154c194f829b11125337b98c8f5f9965ff19"),
+    "resnet-101": ("microsoft/resnet-101", None),
+    "resnet-152": ("microsoft/resnet-152", None),
+}
+
+
+def student_weights(student: str, revision: str | None = None) -> tuple[str, str | None]:
+    """The Hub id or folder, and its revision, of a student's own weights.
+
+    Raises:
+        ValueError: a student of that name has none.
+    """
+    if student not in PRESETS:
+        return student, revision
+    if student not in WEIGHTS:
+        raise ValueError(
+            f"there are no weights for student {student!r}: leave --student_pretrained out, or choose one of "
+            f"{', '.join(WEIGHTS)}, a Hub id or a folder (--student)."
+        )
+    repo, commit = WEIGHTS[student]
+    return repo, revision or commit
 
 
 def student_encoder_config(student: str | dict[str, Any], revision: str | None = None) -> PreTrainedConfig:
@@ -39,8 +74,11 @@ def student_encoder_config(student: str | dict[str, Any], revision: str | None =
         student = json.loads(student)
     if isinstance(student, str) and student not in PRESETS:
         if not os.path.isdir(student) and "/" not in student:
+            near = difflib.get_close_matches(student, PRESETS, n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise ValueError(
-                f"student {student!r} is neither a folder nor a Hub id nor one of {', '.join(PRESETS)} (student)."
+                f"there is no student {student!r}: {hint}`hgkd students` lists those that have a name; a Hub id "
+                "(owner/name), a folder or a config as JSON works too (student)."
             )
         try:
             config = AutoConfig.from_pretrained(student, revision=revision)

@@ -25,6 +25,7 @@ from transformers.utils import ModelOutput
 from ..sparse.masking import expand_mask
 from .checkpoint import image_statistics, load_weights, resolve_revision
 from .checks import check_config, check_image_size, check_layers, is_masked, not_a_vit
+from .named import teacher_source
 
 
 @dataclass
@@ -143,7 +144,7 @@ class PatchTeacher(nn.Module):
         token: str | bool | None = None,
         local_files_only: bool = False,
     ) -> PatchTeacher:
-        """Load a teacher from the Hub or a folder: safetensors only, without remote code, in `dtype`.
+        """Load a teacher of `TEACHERS`, the Hub or a folder: safetensors only, without remote code, in `dtype`.
 
         Mean and std are read from the checkpoint's image processor file; ImageNet's are used, with a warning, when it
         has none. `revision` (branch, tag or commit) is resolved to a commit sha first and every file is taken from
@@ -155,7 +156,7 @@ class PatchTeacher(nn.Module):
             PermissionError: the repository is gated and this account may not read it.
             OSError: the Hub's own error for a repository, revision or file that is not there.
         """
-        name = os.fspath(name_or_path)
+        name, revision = teacher_source(os.fspath(name_or_path), revision)
         masked = is_masked(teacher_input)
         revision = resolve_revision(name, revision, token, local_files_only)
         hub = {"revision": revision, "token": token, "local_files_only": local_files_only}
@@ -195,8 +196,9 @@ class PatchTeacher(nn.Module):
         Raises:
             ValueError: the checkpoint is no ViT.
         """
-        config = AutoConfig.from_pretrained(os.fspath(name_or_path), revision=revision, trust_remote_code=False)
-        check_config(config, os.fspath(name_or_path))
+        name, revision = teacher_source(os.fspath(name_or_path), revision)
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        check_config(config, name)
         config = getattr(config, "vision_config", config)
         patch_size = config.patch_size if isinstance(config.patch_size, int) else config.patch_size[0]
         return patch_size * 2 ** (len(config.depths) - 1 if hasattr(config, "depths") else 0)

@@ -27,7 +27,7 @@ class TeachSettings(Settings):
     """Which teacher sees which views of which images, and how what it sees is kept."""
 
     dataset: str = setting(help="Hub id or path: a folder of images, of parquet files, a saved dataset.")
-    teacher: str = setting(help="Hub id or folder of the teacher, a vision transformer.")
+    teacher: str = setting(help="A vision transformer: a name (`hgkd teachers` lists them), Hub id or folder.")
     output_dir: str = setting("caches/teacher", "The cache's folder.")
     views: int = setting(1, "Views of each image: view k is that of epoch k of a run with the same seed.", minimum=1)
     storage: Literal["float32", "float16", "int8"] = setting(

@@ -19,7 +19,7 @@ class CommandSettings(Settings):
     dataset: str = setting(help="Hub id or path: a folder of images, of parquet files, a saved dataset.")
     method: str = setting("hgkd", "hgkd | rob | manifold | msdcrd | kd.")
 
-    teacher: str | None = setting(None, "Hub id or folder of the teacher.")
+    teacher: str | None = setting(None, "A name (`hgkd teachers` lists them), Hub id or folder.")
     teacher_revision: str | None = setting(None, "Branch, tag or commit of the teacher.")
     teacher_layers: list[int] = setting([-1], "Target layers: -1 = final output, i = block i.")
     teacher_image_size: int | None = setting(None, "Pixels; default: what fits.", minimum=1)

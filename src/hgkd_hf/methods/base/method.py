@@ -23,7 +23,7 @@ from ...data import (
     open_split,
 )
 from ...students.features import vit_patch_size
-from ...students.presets import student_encoder_config
+from ...students.presets import student_encoder_config, student_weights
 from ...teachers import ClassifierTeacher, PatchTeacher
 from ...teachers.cache import CachedTeacher, TeacherCache, open_cache
 from .command_settings import CommandSettings
@@ -139,13 +139,12 @@ class Method(CommandSettings):
         """With `student_pretrained`, load the student's own weights into its encoder.
 
         Raises:
-            ValueError: some are missing.
+            ValueError: it has none, or some are missing.
         """
         if not self.student_pretrained:
             return
-        student = AutoModel.from_pretrained(
-            self.student, revision=self.student_revision, use_safetensors=True, dtype=torch.float32
-        )
+        name, revision = student_weights(self.student, self.student_revision)
+        student = AutoModel.from_pretrained(name, revision=revision, use_safetensors=True, dtype=torch.float32)
         missing = encoder.load_state_dict(student.state_dict(), strict=False).missing_keys
         if missing:
             raise ValueError(f"the student {self.student!r} lacks {len(missing)} weights, the first {missing[0]!r}.")
