@@ -35,6 +35,7 @@ WHO_SAYS = {
     "hub/publishing.py": ("distill",),
     "hub/pull.py": ("pull",),
     "methods/": ("distill",),
+    "students/": ("distill",),
     "teachers/cache/info.py: --output_dir": ("teach",),
     "teachers/cache/info.py": ("distill",),
     "teachers/cache/reader.py": ("distill",),
@@ -51,6 +52,7 @@ NO_FLAGS_OF_OURS = {
     "hub/privacy.py",  # of a command that it reads
     "cli/pull.py",  # parts of a command line, which tests/hub/test_pull.py parses
     "cli/parser.py",
+    "cli/choices.py",  # a command line in the making
     "cli/main.py",
     "data/errors.py",  # the table of `Flags`: see below
     "sparse/",  # of benchmarks
@@ -68,7 +70,7 @@ def flags_of(command: str) -> set[str]:
     for choice in choices.get(command, [None]):
         with redirect_stdout(shown), pytest.raises(SystemExit):
             main([command, *([choice] if choice else []), "--help_all" if command in TRAIN else "--help"])
-    return set(FLAG.findall(shown.getvalue()))
+    return set(re.findall(r"^  (?:-h, )?(--\w+)", shown.getvalue(), re.MULTILINE))
 
 
 def strings(path: Path) -> list[str]:

@@ -34,11 +34,11 @@ def main(arguments: list[str] | None = None) -> None:
                 "family": preset["model_type"],
                 "M": f"{parameters:.1f}",
                 "stride": f"{feature_scales(config)[-1].stride}",
-                "--student_pretrained": repo + (f" at {commit[:10]}" if commit else ""),
+                "weights": repo + (f" at {commit[:10]}" if commit else ""),
             }
         )
     show_table(rows)
-    show("M: millions of parameters of the encoder. Without --student_pretrained, weights are random.")
+    show("M: millions of parameters of the encoder. Weights are random without `hgkd distill --student_pretrained`.")
 
 
 if __name__ == "__main__":
