@@ -57,8 +57,8 @@ NO_FLAGS_OF_OURS = {
     "data/errors.py",  # the table of `Flags`: see below
     "sparse/",  # of benchmarks
 }
-# A command in a message: from its name to the end of the sentence or of the quotation.
-COMMAND = re.compile(r"hgkd ([a-z-]+)([^`;:]*)")
+# A command in a message: from its name to the end of the line, of the clause or of the quotation.
+COMMAND = re.compile(r"hgkd ([a-z-]+)([^`;:\n]*)")
 FLAG = re.compile(r"(?<![\w-])--[a-z]\w*")
 
 

@@ -2,9 +2,9 @@
 
     hgkd pull user/name --output_dir runs/mine
 
-The run must have been pushed with --hub_strategy checkpoint. Prints the recipe that was fetched, what of it was left
-out and why, and the command that resumes the run. What leaves this machine, credentials, places of files and trackers
-are never taken from a fetched recipe: add their flags to that command.
+The run must have been pushed by `hgkd distill --hub_strategy checkpoint`. Prints the recipe that was fetched, what of
+it was left out and why, and the command that resumes the run. What leaves this machine, credentials, places of files
+and trackers are never taken from a fetched recipe: add their flags to that command.
 """
 
 from __future__ import annotations
