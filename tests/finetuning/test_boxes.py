@@ -328,3 +328,15 @@ def test_unfit_boxes_of_a_row_are_named(box):
 def test_an_unknown_format_is_refused():
     with pytest.raises(ValueError, match="box_format is 'yolo': choose one of xywh, xyxy, cxcywh, xywh-normalised, "):
         detection("-", box_format="yolo")
+
+
+def test_rows_that_no_survey_saw_are_warned_about_but_not_for_ever(caplog):
+    task = detection("-", class_names=["cell"])
+    with caplog.at_level(logging.WARNING):
+        for index in range(9):
+            task.read_objects(one_each([[60, 40, 110, 80]])[0], Image.new("RGB", (128, 96)), f"row {index}")
+    assert len(caplog.records) == 5
+    assert "row 0: 1 of 1 boxes do not fit the image of 128x96 pixels as --box_format xywh, the first is [60.0" in (
+        caplog.text
+    )
+    assert caplog.messages[-1].endswith("further rows are not named.")

@@ -27,6 +27,7 @@ from .settings import ObjectDetectionSettings
 
 logger = logging.getLogger(__name__)
 
+NAMED_ROWS = 5  # rows that warnings name, in each process
 FINEST_STRIDE = 8
 # Of a box that a random crop cuts, so much must remain; less is often not recognisable any more.
 VISIBLE_SHARE = 0.3
@@ -38,7 +39,7 @@ class ObjectDetection(ObjectDetectionSettings, DenseTask):
 
     main_metric: ClassVar[str] = "ap"
     default_target_column: ClassVar[str] = "objects"
-    _has_warned = False
+    _named = 0
 
     def __post_init__(self):
         super().__post_init__()
@@ -171,14 +172,15 @@ class ObjectDetection(ObjectDetectionSettings, DenseTask):
         return corners[kept], torch.from_numpy(classes)[kept]
 
     def _warn_of_misfits(self, boxes: np.ndarray, size: np.ndarray, name: str) -> None:
-        """Name the first row whose boxes do not fit, for there are rows that no survey looked at."""
+        """Name the first rows whose boxes do not fit, for there are rows that no survey looked at."""
         misfits = misfitting(boxes, self.box_format, size)
-        if misfits.any() and not self._has_warned:
-            self._has_warned = True
+        if misfits.any() and self._named < NAMED_ROWS:
+            self._named += 1
             logger.warning(
                 "%s: %d of %d boxes do not fit the image of %dx%d pixels as --box_format %s, the first is %s. They "
-                "are clipped, and left out where less than a pixel remains; further rows are not named.",
+                "are clipped, and left out where less than a pixel remains%s.",
                 *(name, misfits.sum(), len(boxes), *size, self.box_format, boxes[misfits][0].tolist()),
+                "; further rows are not named" if self._named == NAMED_ROWS else "",
             )
 
     def _read(self, objects: Any, name: str, classes: dict[str, int] | None) -> tuple[np.ndarray, np.ndarray]:
