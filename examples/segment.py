@@ -11,6 +11,7 @@ from PIL import Image
 from scenes import NAMES, SIDE, arguments, fine_tune, write_scenes
 
 from hgkd_hf import SparseUNetForSemanticSegmentation
+from hgkd_hf.finetuning.masks import IGNORED
 from hgkd_hf.finetuning.segmentation import SemanticSegmentation
 
 
@@ -26,7 +27,8 @@ def main() -> None:
         scale_range=[0.8, 1.2],
         flip_probability=0,
     )
-    model = SparseUNetForSemanticSegmentation.from_student(args.student, decoder_stride=2, **task.label_maps)
+    settings = {"semantic_loss_ignore_index": IGNORED, **task.label_maps}
+    model = SparseUNetForSemanticSegmentation.from_student(args.student, decoder_stride=2, **settings)
     metrics = fine_tune(model, task, args, learning_rate=5e-3)
 
     model = model.eval()

@@ -10,7 +10,8 @@ from transformers import AutoConfig, ViTConfig
 from hgkd_hf import SparseUNetConfig
 from hgkd_hf.cli.export import main as export
 from hgkd_hf.deployment import OnnxStudent, check_onnx, export_onnx, export_program, kind_of, load_student
-from hgkd_hf.finetuning import ObjectDetection, SemanticSegmentation
+from hgkd_hf.finetuning.detection import ObjectDetection
+from hgkd_hf.finetuning.segmentation import SemanticSegmentation
 
 for extra in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(extra, reason="needs the extra `export`")
