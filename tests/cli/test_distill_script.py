@@ -115,9 +115,10 @@ def test_run_from_folder_to_student(images, teacher_folder, tmp_path):
     assert torch.equal(torch.load(saved, weights_only=True), maps[-1])
 
 
-def test_two_processes_equal_one(images, teacher_folder, tmp_path):
-    """Same samples, and within float error the same losses; BatchNorm statistics are shared."""
-    common = {"teacher": teacher_folder, "max_steps": 5}
+@pytest.mark.parametrize("mask_ratio", [0.0, 0.6])
+def test_two_processes_equal_one(images, teacher_folder, tmp_path, mask_ratio):
+    """Same samples, and within float error the same losses; BatchNorm statistics are shared, of whole images too."""
+    common = {"teacher": teacher_folder, "max_steps": 5, "mask_ratio": mask_ratio}
     one = launch(flags(images, tmp_path / "one", per_device_train_batch_size=8, **common))
     assert one.returncode == 0, one.stderr[-3000:]
     # On CPUs too, --multi_gpu is what makes `accelerate launch` start several processes.

@@ -92,11 +92,15 @@ class BatchNormalisation(SparseLayer):
 
     @property
     def stock_forward_runs(self) -> bool:
-        """Whether a forward would be the stock one: not under a mask, nor a dense one that is computed again."""
-        return active_backend() is None and (self.ran_masked or not recomputing())
+        """Whether a forward would be the stock one: not under a mask, computed again, or shared among processes."""
+        lost_its_mask = recomputing() and self.ran_masked  # which the stock forward refuses
+        own = recomputing() or getattr(self, "synchronised", False)
+        return active_backend() is None and (lost_its_mask or not own)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As every sparse layer; a recomputed dense forward leaves the running statistics alone."""
+        """As every sparse layer; a recomputed dense forward leaves the running statistics alone, and where training
+        statistics are shared, so are those of whole images.
+        """
         if active_backend() is None and not self.stock_forward_runs:
             return batch_norm(self, x)
         return super().forward(x)
