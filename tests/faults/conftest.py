@@ -4,13 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy_run import Lives, write_images
+from toy_run import STUDENT, Lives, write_images
 from transformers import ViTConfig, ViTModel
 
 from hgkd_hf.cli import distill as command
-
-STUDENT = {"model_type": "resnet", "embedding_size": 16, "hidden_sizes": [16, 16, 32], "depths": [1, 1, 1]}
-STUDENT["layer_type"] = "basic"
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,8 @@ import json
 import shutil
 
 import pytest
-from conftest import STUDENT
 from safetensors.torch import load_file
-from toy_run import write_images
+from toy_run import STUDENT, write_images
 
 # name, value: what the sentence says of it
 REFUSED = {

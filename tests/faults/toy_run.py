@@ -25,6 +25,8 @@ torch.set_num_threads(1)
 datasets.disable_progress_bars()
 
 TIMES = ("images_per_second", "data_wait_share")
+STUDENT = {"model_type": "resnet", "embedding_size": 16, "hidden_sizes": [16, 16, 32], "depths": [1, 1, 1]}
+STUDENT["layer_type"] = "basic"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
 
 

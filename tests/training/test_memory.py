@@ -76,16 +76,27 @@ def test_a_teacher_weighs_but_is_not_trained(hgkd):
 
 
 def test_free_memory_knows_container_and_neighbours(tmp_path, monkeypatch):
+    """Within the narrowest of the control groups; what they hold of files gives way and is no use of memory."""
     monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "PROCESS_CGROUP", tmp_path / "cgroup")
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    (tmp_path / "cgroup").write_text("1:cpu:/\n0::/job/step\n")
+    assert free_memory(CPU) > 10**6, "no limits"
+
+    def group(folder, limit, used, **statistics):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text(f"{used}\n")
+        (folder / "memory.stat").write_text("".join(f"{name} {value}\n" for name, value in statistics.items()))
+
+    group(tmp_path / "job" / "step", "max", 9000, anon=9000)
     assert free_memory(CPU) > 10**6
-    (tmp_path / "memory.max").write_text("max\n")
-    assert free_memory(CPU) > 10**6
-    (tmp_path / "memory.max").write_text("5000\n")
-    (tmp_path / "memory.current").write_text("1000\n")
+    group(tmp_path / "job", 5000, 4900, anon=1000, active_file=2000, inactive_file=1500, slab_reclaimable=400, shmem=9)
     assert free_memory(CPU) == 4000
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert free_memory(CPU) == 1000
+    group(tmp_path / "job" / "step", 800, 900, anon=900)
+    assert free_memory(CPU) == 0
 
 
 def test_in_words():

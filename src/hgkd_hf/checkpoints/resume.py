@@ -45,6 +45,9 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 class ResumableTrainer(Trainer):
     """A trainer that writes `checkpoint-<step>` as `folders.py` says, and resumes from one as if never stopped.
 
+    What it relies on of `Trainer`'s private parts is listed in `tests/training/test_private_trainer.py`, which fails
+    when a new transformers changes one.
+
     Generator states are not saved: callers seed each step (`training.callbacks.SeedEachStep`) and key samples by
     their index.
 

@@ -67,7 +67,7 @@ class FineTuningTrainer(BaseTrainer):
         self.task = task
         self.averaged = None
         if args.ema_decay is not None:
-            self.averaged = AveragedModel(self.model, avg_fn=_moving_average(args.ema_decay), use_buffers=True)
+            self.averaged = AveragedModel(self.model, multi_avg_fn=_moving_average(args.ema_decay), use_buffers=True)
             self.add_callback(_Averaging(self))
 
     @property
@@ -137,9 +137,12 @@ class _Averaging(TrainerCallback):
 def _moving_average(decay: float):
     """An exponential average whose memory grows with the steps up to `decay`, so that short runs profit too."""
 
-    def average(averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
-        if not averaged.is_floating_point():
-            return current
-        return averaged.lerp(current, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
+    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        weight = 1 - ((1 + count) / (10 + count)).clamp(max=decay)  # on the device, which nobody waits for
+        for mean, value in zip(averaged, current):
+            if mean.is_floating_point():
+                mean.lerp_(value, weight.to(mean.dtype))
+            else:
+                mean.copy_(value)
 
     return average

@@ -160,7 +160,7 @@ def _warnings(run: Path, entries: list[dict[str, Any]]) -> list[str]:
         found.append(f"{len(lines)} step(s) were skipped because loss or gradient was not finite (see {steps.name}).")
     if count := count_skipped(run / SKIPPED_FILE):
         found.append(f"{count} image(s) could not be read (see {SKIPPED_FILE}).")
-    spikes = [entry["step"] for entry in entries if "loss_spike" in entry]
+    spikes = [entry.get("spike_step", entry["step"]) for entry in entries if "loss_spike" in entry]
     if spikes:
         found.append(f"The loss spiked {len(spikes)} time(s), first at step {spikes[0]}.")
     return found

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from accelerate import skip_first_batches
-from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerCallback
@@ -111,13 +110,12 @@ class BaseTrainer(ResumableTrainer):
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ImagesPerSecond())
         self.model_accepts_loss_kwargs = False  # a mean over the batch, to be divided when batches are accumulated
-        self._guard = NonFiniteGuard(model, args.max_non_finite_steps, Path(args.output_dir, "non_finite.jsonl"))
+        record = Path(args.output_dir, "non_finite.jsonl")
+        self._guard = NonFiniteGuard(model, self.accelerator, args.max_non_finite_steps, record)
         self._spikes = LossSpikes()
         self._terms: dict[str, Tensor] = {}  # (sum, count) of each since the last log
-        self._step_losses: list[Tensor] = []  # of the running step's batches, as are their samples
-        self._step_samples: list[Tensor] = []
-        self._last_log = (0, time.perf_counter())
-        self._data_wait = 0.0  # seconds since the last log
+        self._last_log: tuple[int, float] | None = None  # step and time, None before the first step
+        self._data_wait = 0.0  # seconds since then
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """`ResumableTrainer.train`; what breaks after a SIGTERM was broken by it.
@@ -128,14 +126,16 @@ class BaseTrainer(ResumableTrainer):
         """
         if self.args.push_to_hub:
             self.publisher  # noqa: B018 (raises)
-        try:
-            return super().train(*args, **kwargs)
-        except RuntimeError as error:
-            if not self._stop.received:
-                raise
-            # It may have ended a worker that was just starting, or another process of the job.
-            logger.warning("SIGTERM: no checkpoint could be saved any more (%s).", str(error).splitlines()[0])
-            raise SystemExit(REQUEUE_EXIT_CODE) from None
+        self._last_log = None
+        with self._stop.listening():
+            try:
+                return super().train(*args, **kwargs)
+            except RuntimeError as error:
+                if not self._stop.received:
+                    raise
+                # It may have ended a worker that was just starting, or another process of the job.
+                logger.warning("SIGTERM: no checkpoint could be saved any more (%s).", str(error).splitlines()[0])
+                raise SystemExit(REQUEUE_EXIT_CODE) from None
 
     def get_train_dataloader(self) -> DataLoader:
         """As `Trainer`'s; of a stream one that never ends, and in a resumed run goes on where it was."""
@@ -155,9 +155,21 @@ class BaseTrainer(ResumableTrainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any):
         """`Trainer.get_batch_samples`; the time that it waits for data is measured."""
         start = time.perf_counter()
+        if self._last_log is None:
+            self._last_log = (self.state.global_step, start)
         batches = super().get_batch_samples(*args, **kwargs)
         self._data_wait += time.perf_counter() - start
         return batches
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """`Trainer.training_step`; a loss that is not finite counts as the mean of the others since the last log.
+
+        That is what `logging_nan_inf_filter` does, which waits for the device in every step.
+        """
+        self._guard.begin_batch()
+        loss = super().training_step(*args, **kwargs)
+        mean = self._tr_loss / (1 + self.state.global_step - self._globalstep_last_logged)
+        return torch.where(loss.isfinite(), loss, mean)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The model's loss; its other scalars are remembered for the log."""
@@ -167,42 +179,43 @@ class BaseTrainer(ResumableTrainer):
         for name, value in outputs.items():
             if name != "loss" and isinstance(value, Tensor) and value.dim() == 0:
                 self._terms[name] = finite_sum(self._terms.get(name), value)
-        self._step_losses.append(outputs.loss.detach())
-        if samples is not None:
-            self._step_samples.append(samples)
+        self._guard.end_batch(outputs.loss, samples)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _get_grad_norm(self, model, grad_norm=None):
-        """The gradient's norm; a step in which it is not finite becomes none."""
+        """The gradient's norm; nothing comes of a step in which it is not finite."""
         grad_norm = super()._get_grad_norm(model, grad_norm)
-        loss, norm = torch.stack(self._step_losses).mean().item(), float(grad_norm)
-        samples = torch.cat(self._step_samples).tolist() if self._step_samples else []
-        self._step_losses, self._step_samples = [], []
-        scaler = self.accelerator.scaler
-        unfit = torch.tensor(float(not (math.isfinite(loss) and math.isfinite(norm))), device=self.args.device)
-        if not self.accelerator.reduce(unfit):  # all decide alike, though losses differ
-            self._guard.remember()
-            if self._spikes.is_spike(loss) and self.is_world_process_zero():
-                super().log({"loss_spike": loss, "usual_loss": self._spikes.mean})
-        elif scaler is None or scaler.get_scale() < 1:  # above, it is fp16's search for a scale
-            model.zero_grad(set_to_none=True)  # an optimizer leaves parameters without gradients alone
-            if self.args.world_size > 1:
-                samples = gather_object(samples)
-            self._guard.skip(self.state.global_step, loss, norm, samples, self.is_world_process_zero())
+        self._guard.judge(self.state.global_step, grad_norm, self.optimizer)
+        if self._guard.is_full:
+            self._read_guard()
         return grad_norm
+
+    def _read_guard(self) -> None:
+        """Wait for the device, and tell what the steps since the last time were like."""
+        for step, loss in self._guard.read():
+            if self._spikes.is_spike(loss) and self.is_world_process_zero():
+                super().log({"loss_spike": loss, "usual_loss": self._spikes.mean, "spike_step": step})
+
+    def _save_checkpoint(self, model, trial=None) -> None:
+        """As its parent, but not once a run is to be stopped for what its steps were like."""
+        self._read_guard()
+        super()._save_checkpoint(model, trial)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the named terms' means since the last log, over all processes, and the speed."""
+        self._read_guard()
         if "loss" in logs and self._terms:
             sums, counts = self.accelerator.reduce(torch.stack(list(self._terms.values())), "sum").unbind(1)
             logs.update(zip(self._terms, (sums / counts).tolist()))
-            step, now = self.state.global_step, time.perf_counter()
+            self._terms = {}
+        now = time.perf_counter()
+        if "loss" in logs:
             last_step, last_time = self._last_log
-            speed = (step - last_step) * self.args.images_per_step / (now - last_time)
+            speed = (self.state.global_step - last_step) * self.args.images_per_step / (now - last_time)
             logs["images_per_second"] = float(f"{speed:.4g}")  # a slow machine's is not 0
             logs["data_wait_share"] = round(min(1.0, self._data_wait / (now - last_time)), 3)
-            self._terms = {}
-        self._last_log, self._data_wait = (self.state.global_step, time.perf_counter()), 0.0
+        if self._last_log is not None:
+            self._last_log, self._data_wait = (self.state.global_step, now), 0.0
         super().log(logs, start_time)
 
     def log_state(self) -> dict[str, Any]:

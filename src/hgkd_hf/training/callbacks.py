@@ -6,7 +6,10 @@ import hashlib
 import logging
 import math
 import signal
+import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -64,20 +67,35 @@ class StopOnSignal(TrainerCallback):
 
     def __init__(self):
         self.received = self.stopping = False
+        self._group: dist.ProcessGroup | None = None
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        """Listen from now on."""
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen in this block, and not after it, however it ends; in a thread nothing can be listened to."""
+        self.received = self.stopping = False
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
 
         def receive(number, frame):
             self.received = True
 
-        self.previous = signal.signal(signal.SIGTERM, receive)
+        previous = signal.signal(signal.SIGTERM, receive)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)  # None: it was not Python's
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Of several processes, make the group in which they agree: on the CPU, lest the device be waited for."""
+        if args.world_size > 1 and self._group is None:
+            self._group = dist.new_group(backend="gloo")
 
     def on_step_end(self, args, state, control, **kwargs):
         """Ask for a checkpoint if any process got the signal."""
-        received = torch.tensor(float(self.received), device=args.device)
-        if args.world_size > 1:
-            dist.all_reduce(received)
+        received = torch.tensor(float(self.received))
+        if self._group is not None:
+            dist.all_reduce(received, group=self._group)
         if received:
             self.stopping = control.should_save = control.should_training_stop = True
 
@@ -87,16 +105,15 @@ class StopOnSignal(TrainerCallback):
             control.should_evaluate = control.should_save = False
 
     def on_train_end(self, args, state, control, **kwargs):
-        """Listen no more; if a signal came, leave. By now the loop is done and its loader's workers have ended.
+        """If a signal came, leave. By now the loop is done and its loader's workers have ended.
 
         Raises:
             SystemExit: with `REQUEUE_EXIT_CODE`.
         """
-        signal.signal(signal.SIGTERM, self.previous)
         if self.stopping:
             if state.is_world_process_zero:
                 step = state.global_step
-                logger.warning("SIGTERM: saved checkpoint-%d; the same command with --resume goes on.", step)
+                logger.warning("SIGTERM: saved checkpoint-%d; the same command with --resume continues.", step)
             raise SystemExit(REQUEUE_EXIT_CODE)
 
 
@@ -120,7 +137,7 @@ class DatasetEpoch(TrainerCallback):
             self.dataset.set_epoch(int(state.epoch or 0))
 
     def on_step_end(self, args, state, control, **kwargs):
-        """Of a stream, which `Trainer` believes to start anew when a run is resumed, mend the epoch."""
+        """Of a stream, which `Trainer` believes to start anew when a run is resumed, correct the epoch."""
         if isinstance(self.dataset, StreamingDistillationDataset):
             state.epoch = state.global_step / state.max_steps
 

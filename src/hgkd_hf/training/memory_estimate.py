@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..methods.base.distiller import Distiller
 
 # Of the free memory, what a step may fill: teacher, kernels and allocators take some that is not estimated.
 USABLE_SHARE = 0.8
-CGROUP = Path("/sys/fs/cgroup")
+CGROUP, PROCESS_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
@@ -134,11 +135,29 @@ def free_memory(device: torch.device) -> int:
     if hasattr(backend, "mem_get_info"):
         backend.empty_cache()
         return backend.mem_get_info(device)[0]
-    free = psutil.virtual_memory().available
-    limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
-    if limit.is_file() and (text := limit.read_text().strip()) != "max":
-        free = min(free, int(text) - int(used.read_text()))
-    return free // local_processes()
+    free = min([psutil.virtual_memory().available, *map(_free_in, _control_groups())])
+    return max(0, free) // local_processes()
+
+
+def _control_groups() -> Iterator[Path]:
+    """The folders of this process's control groups (cgroup v2), from its own to the outermost that it sees."""
+    lines = PROCESS_CGROUP.read_text().splitlines() if PROCESS_CGROUP.is_file() else []
+    own = next((line.removeprefix("0::") for line in lines if line.startswith("0::")), "")
+    path = CGROUP / own.strip("/")
+    while path.is_relative_to(CGROUP):
+        if (path / "memory.max").is_file():
+            yield path
+        path = path.parent
+
+
+def _free_in(group: Path) -> float:
+    """Bytes that a control group may still take, with those of its page cache, which give way."""
+    limit = (group / "memory.max").read_text().strip()
+    if limit == "max":
+        return math.inf
+    statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    cache = sum(int(statistics.get(name, 0)) for name in ("active_file", "inactive_file", "slab_reclaimable"))
+    return int(limit) - int((group / "memory.current").read_text()) + cache
 
 
 def local_processes() -> int:

@@ -58,6 +58,9 @@ class TrainingSettings:
     adam_beta2: float = field(default=0.95, metadata={"help": "Decay of AdamW's second moment."})
     max_grad_norm: float = field(default=5.0, metadata={"help": "Longer gradients are cut to this length."})
     logging_steps: float = field(default=10, metadata={"help": "Steps from log to log; below 1: a share of all."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave it: losses that are not finite are left out without it."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave it: samples are what models take."})
     dataloader_num_workers: int | str = field(
         default=0, metadata={"help": "Processes that read images; auto: the cores that each training process has."}
