@@ -68,6 +68,7 @@ FLAGS = {
     "dataset": "alice/dots",
     "student": json.dumps(STUDENT),
     "decoder_width": 32,
+    "mask_ratio": 0.6,
     "image_size": 64,
     "max_steps": 4,
     "per_device_train_batch_size": 4,

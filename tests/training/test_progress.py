@@ -33,7 +33,7 @@ def bars(text: str) -> list[str]:
 
 
 def test_bar_tells_images_per_second_and_the_time_left(trainer, capsys):
-    trainer(disable_tqdm=False).train()
+    trainer(disable_tqdm=False, logging_steps=1).train()
     last = bars(capsys.readouterr().err)[-1]
     assert re.search(r"4/4 \[\d+:\d+<00:00, .*, [\d.e+]+ images/s, loss [\d.]+\]", last), last
 

@@ -130,6 +130,9 @@ def _again(folder: Path, repo_id: str, options: PushOptions, license: License | 
     return f"{folder} is complete; resume with: {shlex.join([*command, *options.flags()])}"
 
 
+_NOT_SHOWN = ("token", "message", "repo_type")  # of a preview
+
+
 def preview_student(folder: Path, repo_id: str, options: PushOptions, license: License | None = None) -> str:
     """What `push_student` would push, as text: the target, every file with its size, and the README.
 
@@ -158,7 +161,7 @@ def preview_student(folder: Path, repo_id: str, options: PushOptions, license: L
     text = render_merged(folder, repo_id, _edited_last(folder, local_readme(folder), on_hub), license)
     check_no_secrets(files.values())
     sizes = {name: path.stat().st_size for name, path in files.items()} | {README: len(text.encode())}
-    target = {name: value for name, value in asdict(options).items() if value and name not in ("token", "message")}
+    target = {name: value for name, value in asdict(options).items() if value and name not in _NOT_SHOWN}
     return "\n".join(
         [
             f"to {repo_id}" + "".join(f", {name} {value}" for name, value in target.items()),

@@ -261,7 +261,9 @@ class HGKDForPreTraining(Distiller):
         visible = num_visible_cells(config.cell_grid, config.mask_ratio)
         feature = f"feature {config.feature_weight} ({config.loss}, target norm {config.target_norm}, "
         facts = {
-            "mask": f"{visible} of {rows * columns} cells of {size} px visible (mask ratio {config.mask_ratio})",
+            "mask": f"{visible} of {rows * columns} cells of {size} px visible (mask ratio {config.mask_ratio})"
+            if config.mask_ratio
+            else "none: the student sees the whole image",
             "objective": f"{feature}{config.positions} positions), pixel {config.pixel_weight}",
         }
         if config.low_resolution_share:
