@@ -137,6 +137,7 @@ def test_two_machines_stream(world):
         written.append((world / "streamed/checkpoint-2/manifest.json").stat().st_mtime_ns)
     assert written[0] == written[1], "a run from the start would have written the second step again"
     assert (world / "streamed/checkpoint-4").is_dir()
+    assert AutoModel.from_pretrained(world / "streamed/student").config.model_type == "resnet"
 
 
 @pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda script: script.stem)

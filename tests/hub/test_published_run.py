@@ -120,7 +120,7 @@ def test_train_push_load_run_the_snippet_and_go_on(hub: HubServer, teacher_and_d
 
     for told in (
         "| mask | 6 of 16 cells of 16 px visible (mask ratio 0.6) |",
-        "| objective | feature 1.0 (smooth-l1, all), pixel 0.0 |",
+        "| objective | feature 1.0 (cosine+smooth-l1, target norm standardize, all positions), pixel 0.0 |",
         "split train, images 16, fingerprint ",
         "| before training |",
         "| this student |",
@@ -247,7 +247,7 @@ def test_dry_run_knows_the_name_and_the_branchs_beginning(hub: HubServer, publis
         (("--license", "mit", "--best"), "there is no .*student-best: give the folder of a finished run"),
         (("--license", "nonsense"), "the Hub refuses the metadata of the README"),
         (("--license", "mit", "--create_pr", "--tag", "v1"), "a pull request neither gates"),
-        (("--license", "mit", "--repo_id", "a b", "--dry_run"), "is no name for a repository"),
+        (("--license", "mit", "--repo_id", "a b", "--dry_run"), "is not a name for a repository"),
     ],
 )
 def test_what_hinders_a_publication_is_one_sentence(publish, finished: Path, arguments, said):
