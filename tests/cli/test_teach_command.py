@@ -4,9 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 import yaml
+from datasets import ClassLabel, Dataset, Features
 from PIL import Image
 from transformers import ViTConfig, ViTModel
 
@@ -200,6 +202,24 @@ def test_other_images_are_refused(inputs, caches, tmp_path):
         distill.main(distill_flags(inputs, tmp_path / "run", teacher_cache=caches["int8"], dataset=other))
 
 
+@pytest.mark.parametrize("label_column", ["label", "other"])
+def test_labels_are_the_students(label_column, inputs, tmp_path):
+    """Which column holds them is no matter of the cache; images without one are."""
+    pictures = [path.read_bytes() for path in sorted((inputs / "images" / "train").rglob("*.png"))]
+    columns = {"image": [{"bytes": picture} for picture in pictures], "label": [0, 1] * 12, "other": [0, 1, 2] * 8}
+    kinds = {
+        "image": datasets.Image(),
+        "label": ClassLabel(names=["a", "b"]),
+        "other": ClassLabel(names=["x", "y", "z"]),
+    }
+    (tmp_path / "images").mkdir()
+    Dataset.from_dict(columns, Features(kinds)).to_parquet(tmp_path / "images" / "train.parquet")
+    teach.main(teach_flags(inputs, tmp_path / "cache", dataset=tmp_path / "images", views=1))
+    settings = {"method": "kd", "objective": "hint", "max_steps": 1, "label_column": label_column}
+    settings |= {"dataset": tmp_path / "images", "teacher_cache": tmp_path / "cache"}
+    distill.main(distill_flags(inputs, tmp_path / "run", **settings))
+
+
 def test_a_damaged_cache_is_refused_by_the_shard(inputs, caches, tmp_path):
     folder = tmp_path / "cache"
     shutil.copytree(caches["int8"], folder)
@@ -247,6 +267,7 @@ def test_pooled_maps(inputs, tmp_path):
     ("settings", "words"),
     [
         ({"pooled_grid": 3}, "not a multiple of pooled_grid 3"),
+        ({"pooled_grid": 0}, "pooled_grid is 0, but it must be at least 1"),
         ({"views": 0}, "views is 0, but it must be at least 1"),
         ({"teacher": "/nowhere/vit"}, "/nowhere/vit"),
         ({"dataset": "/nowhere/images"}, "/nowhere/images"),

@@ -293,6 +293,14 @@ def test_mixed_images_are_refused(write, images, tmp_path):
         CachedTeacherDataset(images, TRANSFORM, cache=cache, mixing=Mixing(2, mixup=1.0), **settings)
 
 
+def test_images_without_a_label_are_told_before_they_shift_the_rows(write, images, tmp_path):
+    cache = TeacherCache(write(tmp_path / "cache"))
+    unlabelled = replace(images, classes={0: 0})  # the class of the other two is not known
+    assert CachedTeacherDataset(unlabelled, TRANSFORM, cache=cache, seed=0)[10]
+    with pytest.raises(ValueError, match="saw 11 images, but 9 of .* can be used"):
+        CachedTeacherDataset(unlabelled, TRANSFORM, cache=cache, seed=0, return_labels=True)
+
+
 def test_full_disk(write, see, tmp_path):
     """It fills up in the sixth of nine shards; once there is room, the same command completes the cache."""
     calls = iter(range(100))

@@ -47,7 +47,7 @@ class CachedTeacherDataset(DistillationDataset):
         settings: as in `DistillationDataset`, without mixing of images.
 
     Raises:
-        ValueError: images are to be mixed.
+        ValueError: images are to be mixed, or are not as many as the teacher saw.
     """
 
     def __init__(self, source: ImageSource, transform: ImageTransform, *, cache: TeacherCache, **settings) -> None:
@@ -56,6 +56,11 @@ class CachedTeacherDataset(DistillationDataset):
             raise ValueError(
                 "mixup and cutmix show the student images that the cached teacher has not seen: set --mixup and "
                 "--cutmix to 0, or leave --teacher_cache out."
+            )
+        if len(self.rows) != cache.info.rows:
+            raise ValueError(
+                f"the cached teacher saw {cache.info.rows:,} images, but {len(self.rows):,} of {source.name!r} can be "
+                "used, those with a label: leave the others out, and write the cache again with `hgkd teach`."
             )
         self.cache = cache
 

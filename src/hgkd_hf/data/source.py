@@ -49,6 +49,11 @@ class ImageSource:
         """A cheap hash of the rows' names, sizes, labels and some of their bytes; see `rows_fingerprint`."""
         return rows_fingerprint(self.dataset, self.image_column, self.label_column, self.access)
 
+    @cached_property
+    def image_fingerprint(self) -> str:
+        """The same of the images alone, whatever their labels are."""
+        return rows_fingerprint(self.dataset, self.image_column, None, self.access)
+
     def decode(self, row: dict, *, min_side: int | None = None, name: str | None = None) -> Image.Image:
         """The image of a row as RGB; see `decode_image`.
 

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from ..methods.base.settings import Settings, setting
+from ..methods.base.command_settings import TaughtImages
+from ..methods.base.settings import setting
 
 if TYPE_CHECKING:
     import torch
@@ -23,42 +24,29 @@ _NOT_OF_THE_VIEW = ("train", "image_mean", "image_std", "crop_fraction")
 
 
 @dataclass
-class TeachSettings(Settings):
+class TeachSettings(TaughtImages):
     """Which teacher sees which views of which images, and how what it sees is kept."""
 
-    dataset: str = setting(help="Hub id or path: a folder of images, of parquet files, a saved dataset.")
     teacher: str = setting(help="A vision transformer: a name (`hgkd teachers` lists them), Hub id or folder.")
-    output_dir: str = setting("caches/teacher", "The cache's folder.")
+    teacher_image_size: int | None = setting(
+        None, "Pixels; default: what fits a student with cells of 32 pixels.", minimum=1
+    )
+    color_jitter: float = setting(0.0, "Of brightness, contrast and saturation.", minimum=0, maximum=1)
     views: int = setting(1, "Views of each image: view k is that of epoch k of a run with the same seed.", minimum=1)
+    seed: int = setting(42, "Of the views.")
+
+    output_dir: str = setting("caches/teacher", "The cache's folder.")
     storage: Literal["float32", "float16", "int8"] = setting(
         "int8", "Type of the stored values; int8 has a scale for each channel of an image."
     )
-    pooled_grid: int | None = setting(None, "Side of the grid to which maps are averaged; default: keep all.")
-    images_per_shard: int = setting(4096, "Images in a file, which is lost if it is not completed.", minimum=1)
-
-    teacher_revision: str | None = setting(None, "Branch, tag or commit of the teacher.")
-    teacher_layers: list[int] = setting([-1], "Layers whose maps are kept: -1 = final output, i = block i.")
-    teacher_image_size: int | None = setting(None, "Pixels; default: what fits a student of stride 32.", minimum=1)
-    teacher_dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "Precision of the teacher.")
-
-    image_size: int = setting(224, "Pixels of the views.", minimum=1)
-    crop_scale: list[float] = setting([0.67, 1.0], "Share of the area cropped.")
-    flip_probability: float = setting(0.5, "Of a horizontal flip.", minimum=0, maximum=1)
-    color_jitter: float = setting(0.0, "Of brightness, contrast and saturation.", minimum=0, maximum=1)
-    seed: int = setting(42, "Of the views.")
-
-    dataset_config: str | None = setting(None, "Configuration of the dataset.")
-    dataset_revision: str | None = setting(None, "Branch, tag or commit of the dataset.")
-    split: str = setting("train", "Split of the dataset.")
-    image_column: str | None = setting(None, "Needed where several columns hold images.")
-    allow_remote_images: bool = setting(
-        False, "Open images that rows name by a URL or by a path outside of the dataset."
+    pooled_grid: int | None = setting(
+        None, "Side of the grid that maps are averaged to; default: keep all.", minimum=1
     )
-    max_samples: int | None = setting(None, "Use at most so many images.", minimum=1)
+    images_per_shard: int = setting(4096, "Images of a view in a file.", minimum=1)
 
     batch_size: int = setting(64, "Images that the teacher sees at once.", minimum=1)
     num_workers: int = setting(0, "Processes that decode images, beside each that runs the teacher.", minimum=0)
-    dry_run: bool = setting(False, "Check everything, tell bytes and time, and stop.")
+    dry_run: bool = setting(False, "Check everything, print bytes and time, and stop.")
 
     @cached_property
     def source(self) -> ImageSource:
@@ -138,7 +126,7 @@ class TeachSettings(Settings):
             split=self.split,
             max_samples=self.max_samples,
             rows=self.source.num_rows,
-            fingerprint=self.source.fingerprint,
+            fingerprint=self.source.image_fingerprint,
             transform=view,
             seed=self.seed,
             views=self.views,

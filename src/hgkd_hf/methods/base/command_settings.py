@@ -13,17 +13,34 @@ from .settings import LabelledSettings, Settings, setting
 
 
 @dataclass
-class CommandSettings(Settings):
-    """What is distilled from what, on which images."""
+class TaughtImages(Settings):
+    """Which teacher sees which crops of which images: what `hgkd distill` and `hgkd teach` have in common."""
 
     dataset: str = setting(help="Hub id or path: a folder of images, of parquet files, a saved dataset.")
-    method: str = setting("hgkd", "hgkd | rob | manifold | msdcrd | kd.")
-
     teacher: str | None = setting(None, "A name (`hgkd teachers` lists them), Hub id or folder.")
     teacher_revision: str | None = setting(None, "Branch, tag or commit of the teacher.")
     teacher_layers: list[int] = setting([-1], "Target layers: -1 = final output, i = block i.")
     teacher_image_size: int | None = setting(None, "Pixels; default: what fits.", minimum=1)
     teacher_dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "Precision of the teacher.")
+
+    image_size: int = setting(224, "Pixels of the crops.", minimum=1)
+    crop_scale: list[float] = setting([0.67, 1.0], "Share of the area cropped.")
+    flip_probability: float = setting(0.5, "Of a horizontal flip.", minimum=0, maximum=1)
+    dataset_config: str | None = setting(None, "Configuration of the dataset.")
+    dataset_revision: str | None = setting(None, "Branch, tag or commit of the dataset.")
+    split: str = setting("train", "Split of the dataset.")
+    image_column: str | None = setting(None, "Needed where several columns hold images.")
+    allow_remote_images: bool = setting(
+        False, "Open images that rows name by a URL or by a path outside of the dataset."
+    )
+    max_samples: int | None = setting(None, "Use at most so many images.", minimum=1)
+
+
+@dataclass
+class CommandSettings(TaughtImages):
+    """What is distilled from what, on which images."""
+
+    method: str = setting("hgkd", "hgkd | rob | manifold | msdcrd | kd.")
     teacher_cache: str | None = setting(
         None, "Folder or Hub id of what a teacher saw, written by `hgkd teach`: the teacher itself is not loaded."
     )
@@ -33,19 +50,8 @@ class CommandSettings(Settings):
     student_pretrained: bool = setting(False, "Start from the student's own weights.")
     student_revision: str | None = setting(None, "Branch, tag or commit of the student.")
 
-    image_size: int = setting(224, "Pixels of the student's crops.", minimum=1)
-    crop_scale: list[float] = setting([0.67, 1.0], "Share of the area cropped.")
-    flip_probability: float = setting(0.5, "Of a horizontal flip.", minimum=0, maximum=1)
-    dataset_config: str | None = setting(None, "Configuration of the dataset.")
-    dataset_revision: str | None = setting(None, "Branch, tag or commit of the dataset.")
-    split: str = setting("train", "Split to train on.")
-    image_column: str | None = setting(None, "Needed where several columns hold images.")
     label_column: str | None = setting(None, "Labels; needed where it is not plain.")
-    allow_remote_images: bool = setting(
-        False, "Open images that rows name by a URL or by a path outside of the dataset."
-    )
     streaming: bool = setting(False, "Read rows in order, without downloading first.")
-    max_samples: int | None = setting(None, "Use at most so many images.", minimum=1)
 
     knn_split: str | None = setting(None, "Labelled split to evaluate on; none: no kNN.")
     knn_bank_samples: int = setting(10_000, "Training images that kNN looks up.", minimum=1)

@@ -174,7 +174,7 @@ class Method(CommandSettings):
         if self.streaming:
             raise ValueError("--teacher_cache finds features by row, which a stream has not: leave --streaming out.")
         info.check_settings({item.name: getattr(self, item.name) for item in fields(self)})
-        info.check_images(self.dataset, self.source.num_rows, self.source.fingerprint)
+        info.check_images(self.dataset, self.source.num_rows, self.source.image_fingerprint)
         return CachedTeacher(info)
 
     def read_teacher(self, kind: type[Teacher], **settings: Any) -> Teacher:
