@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import datasets
@@ -76,7 +78,8 @@ def losses(run: Path) -> list[float]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +185,7 @@ def test_methods_that_read_maps_take_a_cache(settings, inputs, caches, tmp_path)
 def test_what_contradicts_the_cache_is_refused_by_name(settings, words, inputs, caches, tmp_path):
     with pytest.raises(ValueError, match=words):
         distill.main(distill_flags(inputs, tmp_path / "run", teacher_cache=caches["int8"], **settings))
-    assert not (tmp_path / "run").exists()
+    assert {path.name for path in (tmp_path / "run").glob("*")} <= {".lock"}
 
 
 def test_a_recipe_that_contradicts_the_cache_is_refused(inputs, caches, tmp_path):
@@ -296,6 +299,18 @@ def test_other_settings_are_refused(inputs, caches):
         with pytest.raises(ValueError, match=words):
             teach.main(teach_flags(inputs, caches["int8"], **settings))
     assert CacheInfo.load(caches["int8"]).seed == 42
+
+
+def test_one_job_at_a_time(inputs, tmp_path):
+    script = "import sys; from hgkd_hf.checkpoints.lock import run_lock\n"
+    script += "with run_lock(sys.argv[1]): print(1, flush=True); input()"
+    command = [sys.executable, "-c", script, str(tmp_path / "cache")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        with pytest.raises(ValueError, match=f"in use by process {other.pid}"):
+            teach.main(teach_flags(inputs, tmp_path / "cache"))
+        other.communicate(b"\n")
+    teach.main(teach_flags(inputs, tmp_path / "cache", views=1))
 
 
 def test_default_image_size_fits_cells_of_32_pixels(inputs, tmp_path):

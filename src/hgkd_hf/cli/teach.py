@@ -14,6 +14,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,9 +41,10 @@ def main(arguments: list[str] | None = None) -> dict:
     (settings,) = parse_recipe((TeachSettings,), arguments, __doc__, "teach", defaults)
     settings.check()
     hush()
+    from ..checkpoints.lock import run_lock
     from ..hub.cache_card import write_cache_card
     from ..hub.sources import find_source
-    from ..teachers.cache import begin_cache, write_shards
+    from ..teachers.cache import begin_cache, check_folder, write_shards
 
     accelerator, folder = join_processes(), Path(settings.output_dir)
     views, teacher = settings.teacher_views(), settings.load_teacher()
@@ -51,17 +53,22 @@ def main(arguments: list[str] | None = None) -> dict:
     if settings.dry_run:
         return on_main_process(accelerator, lambda: dry_run(settings, info, views, see, accelerator.num_processes))
 
-    start = time.perf_counter()
-    shards = on_main_process(accelerator, lambda: begin_cache(folder, info))
-    check_space(folder, info, shards)
-    own = shards[accelerator.process_index :: accelerator.num_processes]
-    sizes = {"batch_size": settings.batch_size, "num_workers": settings.num_workers}
-    write_shards(folder, info, own, views, see, **sizes, progress=accelerator.is_main_process)
-    accelerator.wait_for_everyone()
+    on_main_process(accelerator, lambda: check_folder(folder, info))
+    with run_lock(folder) if accelerator.is_main_process else nullcontext():
+        start = time.perf_counter()
+        shards = on_main_process(accelerator, lambda: begin_cache(folder, info))
+        check_space(folder, info, shards)
+        own = shards[accelerator.process_index :: accelerator.num_processes]
+        sizes = {"batch_size": settings.batch_size, "num_workers": settings.num_workers}
+        write_shards(folder, info, own, views, see, **sizes, progress=accelerator.is_main_process)
+        accelerator.wait_for_everyone()
     result = {"shards": len(shards), "bytes": info.bytes, "seconds": round(time.perf_counter() - start, 1)}
     if accelerator.is_main_process:
-        teacher = find_source(settings.teacher, "model", info.teacher_revision)
-        write_cache_card(folder, teacher, find_source(settings.dataset, "dataset", info.dataset_revision))
+        sources = (
+            (settings.teacher, "model", info.teacher_revision),
+            (settings.dataset, "dataset", info.dataset_revision),
+        )
+        write_cache_card(folder, *(find_source(*source) for source in sources))
         show_facts(
             describe(info) | {"written": f"{len(shards)} of {len(info.shards)} shards in {result['seconds']} s"}
         )

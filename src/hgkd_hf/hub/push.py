@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import validate_repo_id
 from transformers.utils import logging
 
+from ..checkpoints.lock import FILE as LOCK
 from . import readme
 from .privacy import check_no_secrets
 
@@ -142,7 +143,7 @@ class Head:
 def files_of(folder: Path) -> dict[str, Path]:
     """What a push sends: path in the repository -> file."""
     found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    return {name: path for name, path in found.items() if not name.startswith((".cache/", ".git/"))}
+    return {name: path for name, path in found.items() if not name.startswith((".cache/", ".git/")) and name != LOCK}
 
 
 def push_folder(

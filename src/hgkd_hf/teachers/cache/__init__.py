@@ -3,7 +3,7 @@
 from .cached_teacher import CachedTeacher, recall
 from .info import CacheInfo
 from .reader import CachedView, TeacherCache, cache_settings, open_cache
-from .writer import begin_cache, shards_to_write, write_shards
+from .writer import begin_cache, check_folder, shards_to_write, write_shards
 
 __all__ = [
     "CacheInfo",
@@ -12,6 +12,7 @@ __all__ = [
     "TeacherCache",
     "begin_cache",
     "cache_settings",
+    "check_folder",
     "open_cache",
     "recall",
     "shards_to_write",

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ...checkpoints.folders import RunStopped
+from ...checkpoints.lock import FILE as LOCK_FILE
 from ...checkpoints.whole_folders import PARTIAL, complete_folder, why_full
 from .info import DATA_FILE, INFO_FILE, CacheInfo, Shard
 from .reader import find_damaged
@@ -25,6 +26,19 @@ from .storage import encode
 logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 2**26  # of rows that are written at once
+
+
+def check_folder(folder: str | Path, info: CacheInfo) -> None:
+    """Refuse a folder in which the cache cannot be written or resumed; nothing is changed.
+
+    Raises:
+        ValueError: a cache was begun there with other settings, or something else is there.
+    """
+    folder = Path(folder)
+    if (folder / INFO_FILE).is_file():
+        CacheInfo.load(folder).check_continues(info, folder)
+    elif folder.is_dir() and any(path.name != LOCK_FILE for path in folder.iterdir()):
+        raise ValueError(f"{folder} holds other files: choose an empty or a new folder with --output_dir.")
 
 
 def shards_to_write(folder: str | Path, info: CacheInfo) -> list[Shard]:
@@ -37,13 +51,10 @@ def shards_to_write(folder: str | Path, info: CacheInfo) -> list[Shard]:
         info: what is to be in it.
 
     Raises:
-        ValueError: a cache was begun there with other settings, or something else is there.
+        ValueError: see `check_folder`.
     """
+    check_folder(folder, info)
     folder = Path(folder)
-    if (folder / INFO_FILE).is_file():
-        CacheInfo.load(folder).check_continues(info, folder)
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"{folder} holds other files: choose an empty or a new folder with --output_dir.")
     damaged = find_damaged(folder, info.shards)
     for shard, wrong in damaged.items():
         if (folder / shard.name).is_dir():
