@@ -191,7 +191,7 @@ def check_recipe_and_identity(built, tmp_path):
     assert identity["rows"] == 8
     assert identity.keys() >= built.method.config_settings().keys()
     # A run of before a setting existed is known to have done what the setting says of it.
-    assert built.method.earlier().keys() == identity.keys() - {"rows", "teacher_weights"}
+    assert built.method.earlier().keys() == identity.keys() - {"rows", "images", "teacher_weights"}
 
 
 def check_description(built, tmp_path):
