@@ -2,7 +2,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hgkd_hf.cli.recipe import parse_recipe
+from hgkd_hf.cli.recipe import RECIPES, parse_recipe, read_recipe
 
 
 @dataclass
@@ -59,8 +59,19 @@ def test_value_of_the_wrong_type(tmp_path, capsys):
 
 
 def test_missing_recipe():
-    with pytest.raises(FileNotFoundError, match="there is no recipe 'nowhere.yaml'"):
+    with pytest.raises(FileNotFoundError, match="there is no recipe 'nowhere.yaml'.*: give a file, or one of "):
         parse_recipe([Settings], ["--recipe", "nowhere.yaml"])
+    with pytest.raises(FileNotFoundError, match="there is no recipe 'hgkd_papr'.*: did you mean hgkd_paper?"):
+        parse_recipe([Settings], ["--recipe", "hgkd_papr"])
+
+
+def test_recipe_of_the_package_by_name(tmp_path, monkeypatch):
+    assert read_recipe("hgkd_paper") == read_recipe(RECIPES / "hgkd_paper.yaml")
+    assert read_recipe("imagenet/rob_dino")["method"] == "rob"
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, "dataset: mine\n")
+    (tmp_path / "recipe.yaml").rename(tmp_path / "hgkd_paper")
+    assert read_recipe("hgkd_paper") == {"dataset": "mine"}
 
 
 def test_help_can_be_read(capsys):

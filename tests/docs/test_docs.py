@@ -14,6 +14,7 @@ import subprocess
 import sys
 from contextlib import redirect_stdout
 from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from PIL import Image
 from transformers import AutoModel, ResNetConfig, ViTConfig, ViTImageProcessorPil, ViTModel
 
 from hgkd_hf.cli.main import main
+from hgkd_hf.cli.recipe import recipe_file
 from hgkd_hf.deployment import export_onnx, export_program
 from hgkd_hf.hub import student_image_processor
 from hgkd_hf.methods.base.method import Method
@@ -116,8 +118,10 @@ def test_commands_exist_with_their_flags(page, line):
         targets = re.findall(r"^([\w-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
         assert words[1] in targets
         return
-    for recipe in (word for word in words if word.endswith(".yaml")):
-        assert (REPOSITORY / recipe).is_file()
+    for file in (word for word in words if word.endswith(".yaml")):
+        assert (REPOSITORY / file).is_file()
+    for flag, recipe in pairwise(words):
+        assert flag != "--recipe" or recipe == "..." or recipe_file(recipe)
     command = command_in(words)
     if command:
         name, given = command

@@ -26,7 +26,7 @@ from hgkd_hf.finetuning.trainer import FineTuningArguments, FineTuningTrainer
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "training" / "finetune.py"
-RECIPES = sorted((REPOSITORY / "training" / "recipes").rglob("finetune*.yaml"))
+RECIPES = sorted((REPOSITORY / "src" / "hgkd_hf" / "recipes").rglob("finetune*.yaml"))
 TASKS = {
     "image-classification": {"image_size": 64, "mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1},
     "semantic-segmentation": {"image_size": [64, 96], "head_width": 16, "ignore_index": 2},

@@ -1,4 +1,4 @@
-"""Every recipe of training/recipes names settings that its method has, with values that its config takes."""
+"""Every recipe of the package names settings that its method has, with values that its config takes."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from hgkd_hf.cli.recipe import parse_recipe
 from hgkd_hf.methods.registry import METHODS
 from hgkd_hf.training.teaching import TeachSettings
 
-FOLDER = Path(__file__).parents[2] / "training" / "recipes"
+FOLDER = Path(__file__).parents[2] / "src" / "hgkd_hf" / "recipes"
 RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if not path.name.startswith(("finetune", "teach")))
 
 

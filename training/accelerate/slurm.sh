@@ -1,6 +1,6 @@
 #!/bin/bash
 # Several machines under Slurm, going on by itself after a preemption or the time limit:
-#   sbatch training/accelerate/slurm.sh --recipe training/recipes/hgkd_resnet50.yaml --dataset ... --output_dir runs/mine
+#   sbatch training/accelerate/slurm.sh --recipe hgkd_resnet50 --dataset ... --output_dir runs/mine
 # Slurm sends SIGTERM two minutes before the end; the run then finishes its step, saves and exits, and is queued again
 # until summary.json, which is written last, is there.
 #SBATCH --nodes=2

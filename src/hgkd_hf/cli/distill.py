@@ -2,7 +2,7 @@
 
     hgkd distill --teacher facebook/dinov2-base --student resnet-50 --dataset path/to/images --output_dir runs/mine
     hgkd distill --method rob --teacher facebook/dinov2-small --student resnet-18 --dataset path/to/images
-    accelerate launch -m hgkd_hf.cli.distill --recipe training/recipes/hgkd_resnet50.yaml --dataset path/to/images
+    accelerate launch -m hgkd_hf.cli.distill --recipe hgkd_resnet50 --dataset path/to/images
 
 `method` (hgkd, rob, manifold, msdcrd, kd) decides which settings there are: `--method rob --help` lists RoB's. Every
 key of a recipe is a flag, and flags win. The run's folder holds checkpoints, metrics.jsonl, summary.json and student/,

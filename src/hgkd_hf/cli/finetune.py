@@ -2,7 +2,7 @@
 
     hgkd finetune --model runs/mine/student --dataset uoft-cs/cifar10 --eval_split test --output_dir runs/mine-cifar10
     hgkd finetune --task semantic-segmentation --model runs/mine/student/sparse_unet --dataset path/to/scenes
-    accelerate launch -m hgkd_hf.cli.finetune --recipe training/recipes/finetune_cifar10.yaml --dataset uoft-cs/cifar10
+    accelerate launch -m hgkd_hf.cli.finetune --recipe finetune_cifar10 --dataset uoft-cs/cifar10
 
 `task` decides which settings there are: `--task object-detection --help` lists those of detection. Every key of a
 recipe is a flag, and flags win. The run's folder holds checkpoints, metrics.jsonl, summary.json and model/, a stock

@@ -35,7 +35,9 @@ def settings_parser(types: Sequence[type], command: str, description: str | None
         usage="%(prog)s [--recipe FILE] [--flag VALUE ...]",
     )
     add_verbose(parser)
-    parser.add_argument("--recipe", help="YAML file with defaults for the other flags.")
+    parser.add_argument(
+        "--recipe", help="Defaults of other flags: a YAML file, or a recipe's name, e.g. hgkd_resnet50."
+    )
     if any(issubclass(kind, TrainingSettings) for kind in types):
         parser.add_argument(
             HELP_ALL,

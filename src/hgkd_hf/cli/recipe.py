@@ -16,6 +16,7 @@ from ..methods.base.settings import Settings
 from .parser import settings_parser
 
 RECIPE_FILE = "recipe.yaml"  # in a run's folder
+RECIPES = Path(__file__).parents[1] / "recipes"  # which the package brings
 # Settings that say how a command is to go on, not what a run is.
 _OF_THE_COMMAND = ("resume", "dry_run", "allow_changes")
 # Settings of `TrainingArguments` until transformers 4, found in many recipes, and what took their place.
@@ -135,10 +136,25 @@ def _as_flags(values: dict[str, Any], known: set[str], path: str) -> list[str]:
     return flags
 
 
+def recipe_file(name: str | Path) -> Path:
+    """The file of a recipe: a path, or the name of one that the package brings.
+
+    Raises:
+        FileNotFoundError: it is neither; the nearest names are told.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    shipped = {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in RECIPES.rglob("*.yaml")}
+    if str(name) not in shipped:
+        near = difflib.get_close_matches(Path(name).stem, shipped, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"give a file, or one of {', '.join(sorted(shipped))}."
+        raise FileNotFoundError(f"there is no recipe {str(name)!r} (--recipe): {hint}")
+    return shipped[str(name)]
+
+
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The recipe's mapping; plain YAML values only."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no recipe {str(path)!r} (--recipe).")
+    """The mapping of a recipe, a file or one that the package brings; plain YAML values only."""
+    path = recipe_file(path)
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
