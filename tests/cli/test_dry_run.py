@@ -136,7 +136,7 @@ def test_dry_run_leaves_a_run_that_is_there_alone(distill, inputs, tmp_path):
         distill(flags(inputs, run, "--dry_run"))
     with pytest.raises(ValueError, match="image_size was 64, now 128"):
         distill(flags(inputs, run, "--dry_run", "--resume", image_size=128))
-    assert distill(flags(inputs, run, "--dry_run", "--resume", max_steps=4))["steps"] == 4
+    assert distill(flags(inputs, run, "--dry_run", "--resume", max_steps=4, allow_changes="max_steps"))["steps"] == 4
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -155,6 +155,7 @@ def test_auto_is_settled_once(distill, inputs, tmp_path, capsys, monkeypatch):
     # Less memory and another processor: the run keeps what it began with.
     monkeypatch.setattr("hgkd_hf.training.arguments.free_memory", lambda device: 10**6)
     monkeypatch.setattr("hgkd_hf.training.arguments.has_native_bf16", lambda use_cpu: True)
-    assert distill(flags(inputs, run, "--resume", **auto, max_steps=3))["steps"] == 3
+    longer = {"max_steps": 3, "allow_changes": "max_steps"}
+    assert distill(flags(inputs, run, "--resume", **auto, **longer))["steps"] == 3
     again = yaml.safe_load((run / "recipe.yaml").read_text())
     assert [again[name] for name in auto] == [16, 1, "float32"]
