@@ -135,7 +135,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(finetune, rectangles, student
     (whole / "checkpoint-2").rename(stopped / "checkpoint-2")
     (stopped / "identity.json").write_text((whole / "identity.json").read_text())
     arguments = flags(rectangles, student_folder, stopped, "image-classification", **common)
-    with pytest.raises(ValueError, match="holds checkpoint-2: add --resume to go on"):
+    with pytest.raises(ValueError, match="holds checkpoint-2: add --resume to continue"):
         finetune(arguments)
     with pytest.raises(ValueError, match=r"other settings \(mixup was 0.2, now 0.4\)"):
         finetune([*arguments, "--resume", "--mixup=0.4"])
@@ -163,7 +163,11 @@ def test_two_processes_evaluate_every_image_once(rectangles, student_folder, tmp
 @pytest.mark.parametrize(
     ("task", "settings", "message"),
     [
-        ("image-classification", {"model": "no-such-folder"}, "'no-such-folder' is neither a folder nor a Hub id"),
+        (
+            "image-classification",
+            {"model": "no-such-folder"},
+            "there is no student 'no-such-folder': `hgkd students` lists those that have a name",
+        ),
         ("image-classification", {"model": "no/such/folder"}, "student 'no/such/folder' cannot be loaded: "),
         ("semantic-segmentation", {"class_names": None}, "name them with --class_names"),
         (

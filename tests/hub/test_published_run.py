@@ -131,7 +131,7 @@ def test_train_push_load_run_the_snippet_and_go_on(hub: HubServer, teacher_and_d
         "| seconds |",
         "| images per second |",
         "| versions | hgkd",
-        "```bash\naccelerate launch training/distill.py --teacher=alice/teacher",
+        "```bash\nhgkd distill --teacher=alice/teacher",
     ):
         assert told in text, told
 
