@@ -87,7 +87,7 @@ class CardCallback(TrainerCallback):
             self.card.run |= {
                 "steps": state.global_step,
                 "images_seen": images,
-                "seconds": round(seconds, 1),
+                "seconds": round(seconds, 3),
                 "images_per_second": round(images / seconds, 1),
             }
 
