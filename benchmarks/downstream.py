@@ -165,7 +165,7 @@ class Benchmark:
         splits = ("train", self.preset.bank_samples), (self.eval_split, self.preset.query_samples)
         sources = (load_images(self.dataset, split=split, max_samples=count) for split, count in splits)
         bank, queries = (image_set_features(model, source, transform) for source in bank_and_queries(*sources))
-        return figures | run_protocols(bank, queries, settings=ProtocolSettings(shots=(10,)))
+        return figures | run_protocols(bank, queries, settings=ProtocolSettings(shots=(10,)), device=best_device())
 
     def finetuned(self, row: str, seed: int) -> dict[str, float]:
         """Top-1 accuracy after fine-tuning on a share of the labels."""

@@ -93,3 +93,41 @@ def test_sets_that_do_not_fit_are_refused():
         knn_accuracy(clusters(30, 0), Features(torch.ones(2, 12)))
     with pytest.raises(ValueError, match="width 12, test has width 8"):
         knn_accuracy(clusters(30, 0), clusters(5, 1, width=8))
+
+
+def test_a_training_in_tf32_does_not_move_the_result():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.Tensor, "topk", watched := Watched(torch.Tensor.topk))
+            knn_accuracy(clusters(300, 0), clusters(50, 1))
+        assert watched.precisions == {"highest"}
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+class Watched:
+    """A method of tensors that notes how precise products are when it is called."""
+
+    def __init__(self, method):
+        self.method, self.precisions = method, set()
+
+    def __get__(self, tensor, kind):
+        self.precisions.add(torch.get_float32_matmul_precision())
+        return self.method.__get__(tensor, kind)
+
+
+def test_images_that_float32_cannot_tell_apart_are_compared_again():
+    """The nearest of 30 is nearer by 1e-9: float64 sees it, float32 does not."""
+    tilt = torch.full((30,), 1e-2, dtype=torch.float64)
+    tilt[17] -= 1e-7
+    bank = torch.stack([tilt.cos(), tilt.sin()], 1).float()
+    exact = torch.nn.functional.normalize(bank.double(), dim=1)[:, 0]
+    nearest = int(exact.argmax())
+    labels = torch.zeros(30, dtype=torch.long)
+    labels[nearest] = 1
+    query = Features(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
+    assert (exact == exact.max()).sum() == 1
+    assert knn_accuracy(Features(bank, labels), query, k=1) == 1.0

@@ -2,8 +2,10 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from hgkd_hf.evaluation import Features, LinearProbeResult, linear_probe, low_shot_probe
+from hgkd_hf.evaluation import Features, LinearProbeResult, linear, linear_probe, low_shot_probe
 
 
 def clusters(count, seed, classes=5, width=16):
@@ -122,3 +124,57 @@ def test_sets_that_do_not_fit_are_refused(probe):
 def test_nothing_to_hold_out_is_refused():
     with pytest.raises(ValueError, match="no two of one class"):
         linear_probe(clusters(5, 0), clusters(10, 1))
+
+
+def whole_in_float64(train, test, l2):
+    """Accuracy as it was computed before features were streamed: everything at once, in float64, by autograd."""
+    features = train.features.double()
+    mean, std = features.mean(0), features.std(0, correction=0)
+    features, queries = (features - mean) / std, (test.features.double() - mean) / std
+    classes, targets = train.labels.unique(return_inverse=True)
+    weight = features.new_zeros(len(classes), features.shape[1], requires_grad=True)
+    bias = features.new_zeros(len(classes), requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200, tolerance_grad=1e-6, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = F.cross_entropy(F.linear(features, weight, bias), targets) + l2 / 2 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    predictions = classes[F.linear(queries, weight, bias).argmax(1)]
+    return (predictions == test.labels).double().mean().item()
+
+
+@pytest.mark.parametrize("l2", [1e-5, 1e-3, 1e-1])
+@pytest.mark.parametrize("kept", [2**30, 0], ids=["kept", "streamed"])
+@pytest.mark.parametrize("single", [False, True], ids=["float64", "float32"])
+def test_blocks_give_the_accuracy_of_all_at_once(monkeypatch, l2, kept, single):
+    monkeypatch.setattr(linear, "BLOCK", 70)
+    monkeypatch.setattr(linear, "KEPT_BYTES", kept)
+    if single:  # as on an accelerator
+        monkeypatch.setattr(linear, "_dtype", lambda device: torch.float32)
+    train, test = clusters(1000, 0, classes=10, width=24), clusters(3000, 1, classes=10, width=24)
+    result = linear_probe(train, test, strengths=(l2,))
+    assert result.accuracy == pytest.approx(whole_in_float64(train, test, l2), abs=1e-3)
+
+
+def test_no_second_copy_of_the_features_is_made(monkeypatch):
+    monkeypatch.setattr(linear, "BLOCK", 10)
+    monkeypatch.setattr(linear, "KEPT_BYTES", 0)
+    largest = 0
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            nonlocal largest
+            result = function(*args, **(kwargs or {}))
+            if isinstance(result, torch.Tensor) and result.is_floating_point():
+                largest = max(largest, result.numel())
+            return result
+
+    train, test = clusters(300, 0), clusters(300, 1)
+    with Watch():
+        linear_probe(train, test)
+        low_shot_probe(train, test, shots=(1, 5))
+    assert largest <= 300, "a number an image; the features have 300 x 16 values"

@@ -145,7 +145,7 @@ def evaluate_images(args: EvaluationArguments) -> tuple[dict, dict, ProtocolSett
     teacher = None
     if args.teacher:
         teacher = teacher_features(args.teacher, args.teacher_layer, sources[1], transform, **loading)
-    metrics = run_protocols(bank, queries, wanted, settings, teacher)
+    metrics = run_protocols(bank, queries, wanted, settings, teacher, best_device())
     protocols = {name: protocol_of(name, settings) for name in metrics}
     return metrics, protocols, settings, (len(bank), len(queries))
 

@@ -66,6 +66,17 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
             submodule.training = mode
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Have products of float32 matrices computed in float32, whatever a training asked for (`--tf32`)."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 @torch.no_grad()
 def extract_features(
     model_fn: Callable[[Tensor], Tensor],

@@ -4,15 +4,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .features import Features
+from .features import Features, full_precision
 
 # Similarities are compared as whole multiples of 2**-30, far above float64 rounding and far below what matters. So
 # equal images tie exactly, whichever block of the bank they stand in and however a matrix product is tiled.
 SIMILARITY_STEPS = 2**30
 BANK_LIMIT = 2**32
+# The search in float32 finds so many more than are wanted, and what it finds is compared again in float64: an image is
+# missed only if as many others are as near as float32 can tell.
+SPARE = 32
+COMPARED_VALUES = 2**24  # at once, of found images, in float64
 
 
 @torch.no_grad()
+@full_precision()
 def knn_accuracy(
     train: Features,
     test: Features,
@@ -28,17 +33,18 @@ def knn_accuracy(
     (arXiv:1805.01978, section 3.4), with the k and temperature of DINO (Caron et al. 2021, arXiv:2104.14294,
     appendix F). The number depends on both: report them beside it.
 
-    The search is exact and in float64. Ties have one outcome: of equally similar images the one earlier in `train`
-    is nearer, of labels with equal votes the smaller wins. So neither `chunk_size` nor the device moves the result.
+    The bank is searched block by block on the device in float32, and the 2 k + 32 images found for each query are
+    compared again in float64. Ties have one outcome: of equally similar images the one earlier in `train` is nearer,
+    of labels with equal votes the smaller wins. So neither `chunk_size` nor the device moves the result.
 
     Args:
         train: the labelled bank, (N, D).
         test: the labelled queries, (M, D).
         k: the number of neighbours, at most N.
         temperature: > 0; the smaller, the more the nearest neighbour counts.
-        chunk_size: queries and bank images compared at a time. Memory on the device is that of the queries,
-            some 32 bytes x chunk_size**2 for a block, and 10 bytes x chunk_size x k**2 for the votes.
-        device: where to search, default the CPU; it needs float64, which Apple's `mps` lacks.
+        chunk_size: queries and bank images compared at a time. Memory on the device is that of the queries, of a
+            block of the bank, and some 12 bytes x chunk_size**2.
+        device: where to search, default the CPU.
 
     Raises:
         ValueError: for a setting out of range, missing labels, or widths D that differ.
@@ -54,26 +60,32 @@ def knn_accuracy(
     if train.features.shape[1] != test.features.shape[1]:
         raise ValueError(f"train has width {train.features.shape[1]}, test has width {test.features.shape[1]}.")
 
-    queries = test.features.to(device).split(chunk_size)
-    nearest = [torch.empty(len(chunk), 0, dtype=torch.long, device=chunk.device) for chunk in queries]
+    queries = F.normalize(test.features.to(device), dim=1).split(chunk_size)
+    found = [(chunk.new_empty(len(chunk), 0), chunk.new_empty(len(chunk), 0, dtype=torch.long)) for chunk in queries]
     for start in range(0, len(train), chunk_size):
-        bank = _unit(train.features[start : start + chunk_size].to(device))
+        bank = F.normalize(train.features[start : start + chunk_size].to(device), dim=1)
+        positions = torch.arange(start, start + len(bank), device=bank.device)
         # The bank is the larger side: each block of it reaches the device once.
         for i, chunk in enumerate(queries):
-            keys = torch.cat([nearest[i], _keys(_unit(chunk) @ bank.T, start)], dim=1)
-            nearest[i] = keys.topk(min(k, keys.shape[1])).values
-    labels = train.labels.to(device)
-    predictions = [_vote(keys, labels, temperature) for keys in nearest]
-    return (torch.cat(predictions).cpu() == test.labels).double().mean().item()
+            similarity = torch.cat([found[i][0], chunk @ bank.T], dim=1)
+            position = torch.cat([found[i][1], positions.expand(len(chunk), -1)], dim=1)
+            nearest = similarity.topk(min(2 * k + SPARE, similarity.shape[1]))
+            found[i] = nearest.values, position.gather(1, nearest.indices)
+    candidates = torch.cat([position for _, position in found]).cpu()
+    predictions = []
+    size = max(1, COMPARED_VALUES // (candidates.shape[1] * train.features.shape[1]))
+    for chunk, position in zip(test.features.split(size), candidates.split(size)):
+        similarity = (_unit(train.features[position]) @ _unit(chunk)[:, :, None]).squeeze(2)
+        predictions.append(_vote(_keys(similarity, position).topk(k).values, train.labels, temperature))
+    return (torch.cat(predictions) == test.labels).double().mean().item()
 
 
 def _unit(features: Tensor) -> Tensor:
-    return F.normalize(features.double(), dim=1)
+    return F.normalize(features.double(), dim=-1)
 
 
-def _keys(similarity: Tensor, start: int) -> Tensor:
+def _keys(similarity: Tensor, position: Tensor) -> Tensor:
     """Whole numbers that sort by similarity first and by position in the bank second, so no two are equal."""
-    position = torch.arange(start, start + similarity.shape[1], device=similarity.device)
     return (similarity * SIMILARITY_STEPS).round().long() * BANK_LIMIT - position
 
 

@@ -1,17 +1,22 @@
 """Linear probes: multinomial logistic regression on frozen, standardised features."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .features import Features
+from .features import Features, full_precision
 
 # With one label a class nothing can be held out to choose a strength, nor does it matter: on digits 1e-4 ... 1 agree
 # within the spread of the draws.
 LOW_SHOT_L2 = 1e-2
+BLOCK = 8192  # images at a time on the device
+KEPT_BYTES = 2**30  # of standardised features that are kept there between passes, rather than made anew in each
+HISTORY_VALUES = 2**25  # that L-BFGS may keep of each kind; it remembers 100 steps where they fit
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,13 @@ def linear_probe(
     validation_fraction: float = 0.1,
     max_iterations: int = 200,
     seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> LinearProbeResult:
-    """Top-1 accuracy of a logistic regression by full-batch L-BFGS, in float64 on the CPU; deterministic.
+    """Top-1 accuracy of a logistic regression by full-batch L-BFGS; deterministic on one device.
+
+    Every pass streams the features in blocks through the device, in float32 on an accelerator and in float64 on the
+    CPU; sums, weights and optimizer are float64 on the CPU. So no second copy of the features is made, and any number
+    of them fits.
 
     It minimises mean cross-entropy + l2 / 2 x the squared norm of the weights (the bias is free), which is
     scikit-learn's objective with C = 1 / (l2 x N). The strength is chosen on a stratified, held-out part of train (of
@@ -46,6 +56,7 @@ def linear_probe(
         validation_fraction: part of each class that is held out, in (0, 1): at least one image, never all.
         max_iterations: of L-BFGS in each fit; the weakest strengths may stop here, before their optimum.
         seed: of the split.
+        device: where the features are passed through.
 
     Raises:
         ValueError: for a setting out of range, labels or widths that do not fit, or no class with two images.
@@ -62,20 +73,29 @@ def linear_probe(
     if not held_out.any():
         raise ValueError(f"train has {len(train)} images, no two of one class: nothing can be held out to choose l2.")
 
-    features, labels = train.features, train.labels
-    part, rest = _standardise(features[~held_out], features[held_out])
+    part, rest = (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
+    scale = _Scale.of(train.features, part)
+    fitted, scored = (_Rows(train.features, rows, scale, device) for rows in (part, rest))
     scores = {
-        l2: _fit(part, labels[~held_out], l2, max_iterations).accuracy(rest, labels[held_out])
+        l2: _fit(fitted, train.labels[part], l2, max_iterations).accuracy(scored, train.labels[rest])
         for l2 in sorted(strengths, reverse=True)
     }
     best = max(scores, key=scores.get)  # the first, hence the strongest, of equals
-    part, rest = _standardise(features, test.features)
-    accuracy = _fit(part, labels, best, max_iterations).accuracy(rest, test.labels)
+    everything = torch.arange(len(train))
+    scale = _Scale.of(train.features, everything)
+    probe = _fit(_Rows(train.features, everything, scale, device), train.labels, best, max_iterations)
+    accuracy = probe.accuracy(_Rows(test.features, torch.arange(len(test)), scale, device), test.labels)
     return LinearProbeResult(accuracy, best, scores[best])
 
 
 def low_shot_probe(
-    train: Features, test: Features, *, shots: Sequence[int] = (1, 5, 10), draws: int = 5, seed: int = 0
+    train: Features,
+    test: Features,
+    *,
+    shots: Sequence[int] = (1, 5, 10),
+    draws: int = 5,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> dict[int, tuple[float, float]]:
     """Accuracy in [0, 1] of a probe on n labels a class: {n: (mean, population std)} over several draws of the labels.
 
@@ -88,6 +108,7 @@ def low_shot_probe(
         shots: numbers of labels a class.
         draws: how often the labels are drawn.
         seed: of the draws, the same whatever `shots` holds.
+        device: as in `linear_probe`.
 
     Raises:
         ValueError: if a class of train has fewer images than a value of `shots`, or an argument is out of range.
@@ -103,56 +124,118 @@ def low_shot_probe(
         raise ValueError(
             f"shots={max(shots)} is more than the {counts.min()} images that train has of class {rarest}."
         )
-    features, test_features = _standardise(train.features, test.features)
+    scale = _Scale.of(train.features, torch.arange(len(train)))
+    scored = _Rows(test.features, torch.arange(len(test)), scale, device)
     generator = torch.Generator().manual_seed(seed)
     accuracies = {n: [] for n in shots}
     for _ in range(draws):
         drawn = _shuffled_classes(train.labels, generator)
         for n in shots:
             chosen = torch.cat([members[:n] for members in drawn])
-            probe = _fit(features[chosen], train.labels[chosen], LOW_SHOT_L2, max_iterations=200)
-            accuracies[n].append(probe.accuracy(test_features, test.labels))
+            fitted = _Rows(train.features, chosen, scale, device)
+            probe = _fit(fitted, train.labels[chosen], LOW_SHOT_L2, max_iterations=200)
+            accuracies[n].append(probe.accuracy(scored, test.labels))
     stacked = {n: torch.tensor(values, dtype=torch.float64) for n, values in accuracies.items()}
     return {n: (values.mean().item(), values.std(correction=0).item()) for n, values in stacked.items()}
 
 
 @dataclass(frozen=True)
+class _Scale:
+    """What shifts and scales features so that each dimension has mean 0 and variance 1; (D,) float64."""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor, rows: Tensor) -> _Scale:
+        """That of some rows of features (N, D)."""
+        mean = sum(features[block].double().sum(0) for block in rows.split(BLOCK)) / len(rows)
+        variance = sum((features[block].double() - mean).square().sum(0) for block in rows.split(BLOCK)) / len(rows)
+        std = variance.sqrt()
+        # A constant dimension carries only rounding, which must not be blown up into a feature.
+        std[std <= 1e-6 * mean.abs()] = 1.0
+        return cls(mean, std)
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    return torch.float64 if device.type == "cpu" else torch.float32
+
+
+class _Rows:
+    """Some rows of features (N, D), standardised, on a device; iterated block by block, again and again.
+
+    They are kept there if they are few.
+    """
+
+    def __init__(self, features: Tensor, rows: Tensor, scale: _Scale, device: torch.device | str):
+        self.features, self.rows, self.scale, self.device = features, rows, scale, torch.device(device)
+        self.dtype = _dtype(self.device)
+        few = self.dtype.itemsize * len(rows) * features.shape[1] <= KEPT_BYTES
+        self._kept = list(self._made()) if few else None
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.features.shape[1]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self._made() if self._kept is None else iter(self._kept)
+
+    def _made(self) -> Iterator[Tensor]:
+        for block in self.rows.split(BLOCK):
+            # In float64, since a dimension may lie far from 0 and vary little.
+            yield ((self.features[block].double() - self.scale.mean) / self.scale.std).to(self.dtype).to(self.device)
+
+
+@dataclass(frozen=True)
 class _Probe:
+    """`weight` (C, D) and `bias` (C,), float64 on the CPU, of the classes (C,)."""
+
     classes: Tensor
     weight: Tensor
     bias: Tensor
 
-    def accuracy(self, features: Tensor, labels: Tensor) -> float:
-        predictions = self.classes[F.linear(features, self.weight, self.bias).argmax(1)]
-        return (predictions == labels).double().mean().item()
+    @full_precision()
+    def accuracy(self, rows: _Rows, labels: Tensor) -> float:
+        weight, bias = (values.to(rows.dtype).to(rows.device) for values in (self.weight, self.bias))
+        predictions = torch.cat([F.linear(block, weight, bias).argmax(1).cpu() for block in rows])
+        return (self.classes[predictions] == labels).double().mean().item()
 
 
-def _fit(features: Tensor, labels: Tensor, l2: float, max_iterations: int) -> _Probe:
-    """Features (N, D) float64, standardised; labels (N,). From zero weights, so the order of fits is of no account."""
+@torch.no_grad()
+@full_precision()
+def _fit(rows: _Rows, labels: Tensor, l2: float, max_iterations: int) -> _Probe:
+    """From zero weights, so the order of fits is of no account."""
     classes, targets = labels.unique(return_inverse=True)
-    weight = features.new_zeros(len(classes), features.shape[1], requires_grad=True)
-    bias = features.new_zeros(len(classes), requires_grad=True)
+    weight = torch.zeros(len(classes), rows.width, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(len(classes), dtype=torch.float64, requires_grad=True)
+    weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=max_iterations, tolerance_grad=1e-6, line_search_fn="strong_wolfe"
+        [weight, bias],
+        max_iter=max_iterations,
+        history_size=max(5, min(100, HISTORY_VALUES // weight.numel())),
+        tolerance_grad=1e-6,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(F.linear(features, weight, bias), targets) + l2 / 2 * weight.square().sum()
-        loss.backward()
+        """Mean cross-entropy and penalty, with their gradients: of logits it is softmax minus the target."""
+        on_device = [values.detach().to(rows.dtype).to(rows.device) for values in (weight, bias)]
+        loss = l2 / 2 * weight.detach().square().sum()
+        weight.grad.copy_(l2 * weight.detach())
+        bias.grad.zero_()
+        for block, target in zip(rows, targets.split(BLOCK)):
+            target = target.to(block.device)[:, None]
+            logits = F.linear(block, *on_device)
+            scores = logits.log_softmax(1)
+            loss -= scores.gather(1, target).cpu().double().sum() / len(labels)
+            error = scores.exp_().scatter_add_(1, target, -torch.ones_like(target, dtype=scores.dtype)) / len(labels)
+            weight.grad += (error.T @ block).cpu()
+            bias.grad += error.sum(0).cpu()
         return loss
 
     optimizer.step(closure)
     return _Probe(classes, weight.detach(), bias.detach())
-
-
-def _standardise(reference: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in float64, shifted and scaled so that each dimension of `reference` has mean 0 and variance 1."""
-    reference = reference.double()
-    mean, std = reference.mean(0), reference.std(0, correction=0)
-    # A constant dimension carries only rounding, which must not be blown up into a feature.
-    std[std <= 1e-6 * mean.abs()] = 1.0
-    return (reference - mean) / std, (other.double() - mean) / std
 
 
 def _shuffled_classes(labels: Tensor, generator: torch.Generator) -> list[Tensor]:

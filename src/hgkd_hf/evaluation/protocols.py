@@ -53,6 +53,7 @@ def run_protocols(
     protocols: Sequence[str] = PROTOCOLS,
     settings: ProtocolSettings | None = None,
     teacher_queries: Features | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, float]:
     """Metrics by name, accuracies in [0, 1].
 
@@ -62,6 +63,7 @@ def run_protocols(
         protocols: some of `PROTOCOLS`.
         settings: default `ProtocolSettings()`.
         teacher_queries: a teacher's features of the queries, for their similarity (linear CKA) to the student's.
+        device: through which the features are passed, block by block.
 
     Raises:
         ValueError: there is no such protocol, or its settings do not fit the features.
@@ -73,12 +75,14 @@ def run_protocols(
     metrics: dict[str, float] = {}
     if "knn" in protocols:
         k = min(settings.knn_k, len(bank))
-        metrics["knn_accuracy"] = knn_accuracy(bank, queries, k=k, temperature=settings.knn_temperature)
+        metrics["knn_accuracy"] = knn_accuracy(bank, queries, k=k, temperature=settings.knn_temperature, device=device)
     if "linear" in protocols:
-        result = linear_probe(bank, queries, seed=settings.seed)
+        result = linear_probe(bank, queries, seed=settings.seed, device=device)
         metrics |= {"linear_accuracy": result.accuracy, "linear_l2": result.l2}
     if "low-shot" in protocols:
-        few = low_shot_probe(bank, queries, shots=settings.shots, draws=settings.draws, seed=settings.seed)
+        few = low_shot_probe(
+            bank, queries, shots=settings.shots, draws=settings.draws, seed=settings.seed, device=device
+        )
         for shots, (mean, deviation) in few.items():
             metrics |= {f"{shots}_shot_accuracy": mean, f"{shots}_shot_deviation": deviation}
     if "representation" in protocols:

@@ -54,7 +54,11 @@ class DistillationTrainer(BaseTrainer):
         bank, queries = (self.extract(dataset) for dataset in self.knn_datasets)
         metrics = {
             "knn_accuracy": knn_accuracy(
-                bank, queries, k=min(self.args.knn_k, len(bank)), temperature=self.args.knn_temperature
+                bank,
+                queries,
+                k=min(self.args.knn_k, len(bank)),
+                temperature=self.args.knn_temperature,
+                device=self.args.device,
             ),
             "feature_rank": feature_rank(queries.features),
             "feature_std": feature_std(queries.features),
