@@ -29,6 +29,7 @@ REPO = "alice/run"
 RECIPE = {"teacher": "alice/teacher", "dataset": "alice/dots", "student": "resnet-18", "mask_ratio": 0.5}
 STATE = {"global_step": 2, "max_steps": 4, "epoch": 0.5, "log_history": [{"loss": 0.5, "step": 1}]}
 CONFIG = {"model_type": "hgkd", "student_config": {"encoder_config": {"model_type": "resnet"}}}
+ARGUMENTS = {"learning_rate": 0.1, "optim": "adamw_torch", "data_seed": None}
 METRICS = '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": null}\n'
 CARD = {"name": "mine", "run": {"seconds": 3.5, "steps": 2}, "results": {"this student": {"knn_accuracy": 0.5}}}
 
@@ -43,12 +44,21 @@ def pushed_run(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.chdir(tmp_path)
 
     def push(
-        state=STATE, config=CONFIG, recipe=RECIPE, metrics=METRICS, card=CARD, index=None, tampered=None, more=()
+        state=STATE,
+        config=CONFIG,
+        arguments=ARGUMENTS,
+        recipe=RECIPE,
+        metrics=METRICS,
+        card=CARD,
+        index=None,
+        tampered=None,
+        more=(),
     ):
         partial = tmp_path / "made" / "checkpoint-2.partial"
         partial.mkdir(parents=True)
         save_file({"weight": torch.ones(2)}, partial / "model.safetensors")
         jsons = {"trainer_state.json": state, "config.json": config, "model.safetensors.index.json": index}
+        jsons["training_args.json"] = arguments
         for name, content in jsons.items():
             if content is not None:
                 (partial / name).write_text(content if isinstance(content, str) else json.dumps(content))
@@ -158,6 +168,8 @@ BAD = {
         "asks for code",
     ),
     "state without a step": ({"state": {"epoch": 1.0}}, "global_step in its trainer_state.json is None"),
+    "no arguments": ({"arguments": None}, "it has no training_args.json"),
+    "arguments that are no mapping": ({"arguments": "[]"}, "training_args.json is not readable"),
     "state that is no JSON": ({"state": "{"}, "trainer_state.json is not readable"),
     "state that is nested": ({"state": "[" * 100_000}, "trainer_state.json is not readable"),
     "recipe that is no mapping": ({"recipe": "[1]"}, "recipe.yaml is not readable"),
@@ -197,8 +209,16 @@ def test_no_path_of_other_files_is_kept(pushed_run, tmp_path):
     metrics = '{"step": 1, "loss": 0.5, "../x": 1, "file": "../y", "html": "<script>"}\n'
     card = {**CARD, "pictures": {"../z.png": "x"}, "command": "rm -r ~", "tags": ["<b>"], "dataset": {"name": "/etc"}}
     card["results"] = {"this student": {"knn_accuracy": 0.5, "accuracy": "<b>"}, "<b>": {"accuracy": 1}}
-    pushed_run(state={**STATE, **paths}, metrics=metrics, card=card)
+    arguments = {
+        **ARGUMENTS,
+        "output_dir": str(private),
+        "hub_token": "x",
+        "lr_scheduler_type": "../x",
+        "seed": [["/"]],
+    }
+    pushed_run(state={**STATE, **paths}, arguments=arguments, metrics=metrics, card=card)
     checkpoint = pull_run(REPO, tmp_path / "mine").checkpoint
+    assert json.loads((checkpoint / "training_args.json").read_text()) == ARGUMENTS
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     assert (state.best_model_checkpoint, state.trial_name, state.stateful_callbacks) == (None, None, {})
     assert json.loads((tmp_path / "mine" / "metrics.jsonl").read_text()) == {"step": 1, "loss": 0.5}

@@ -7,12 +7,13 @@ import os
 import shutil
 from pathlib import Path
 
+from ..checkpoints.folders import ARGUMENTS_FILE
 from ..checkpoints.whole_folders import MANIFEST, PARTIAL, complete_folder
 from .privacy import public_names
+from .recipe import public_settings
 from .untrusted import checked_state
 
 STATE_FILE = "trainer_state.json"
-ARGUMENTS_FILE = "training_args.json"  # not read by anything; the recipe tells what others need of it
 
 
 def public_checkpoint(checkpoint: Path, folder: Path) -> Path:
@@ -28,12 +29,11 @@ def public_checkpoint(checkpoint: Path, folder: Path) -> Path:
         kept.parent.mkdir(parents=True, exist_ok=True)
         if path.name == STATE_FILE:
             checked_state(path).save_to_json(str(kept))
-        elif path.suffix == ".json":
-            if path.name not in (MANIFEST, ARGUMENTS_FILE):
-                kept.write_text(
-                    json.dumps(public_names(json.loads(path.read_text("utf-8"))), indent=2) + "\n", "utf-8"
-                )
-        else:
+        elif path.suffix == ".json" and path.name != MANIFEST:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            content = public_settings(content) if path.name == ARGUMENTS_FILE else public_names(content)
+            kept.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        elif path.name != MANIFEST:
             try:
                 os.link(path, kept)
             except OSError:  # a file system without links

@@ -19,14 +19,14 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ..checkpoints.folders import remove_partial
+from ..checkpoints.folders import ARGUMENTS_FILE, remove_partial
 from ..checkpoints.whole_folders import PARTIAL, complete_folder
 from . import readme
 from .checkpoint import STATE_FILE
 from .folder import METRICS_FILE, RECIPE_FILE
 from .publishing import LAST_CHECKPOINT
 from .push import explain, httpx
-from .recipe import checked_recipe
+from .recipe import checked_arguments, checked_recipe
 from .student_card import CARD_FILE
 from .untrusted import check_names, checked_card, checked_files, checked_metrics, checked_state
 
@@ -86,7 +86,9 @@ def pull_run(repo_id: str, run: str | Path, revision: str | None = None, token: 
     last = found / LAST_CHECKPOINT
     with _refused(f"the {LAST_CHECKPOINT} of {repo_id} is damaged"):
         files = checked_files(listed, last)
-        state = checked_state(last / STATE_FILE)
+        if ARGUMENTS_FILE not in files:
+            raise ValueError(f"it has no {ARGUMENTS_FILE}")
+        state, arguments = checked_state(last / STATE_FILE), checked_arguments(last / ARGUMENTS_FILE)
     recipe, left_out, texts = {}, {}, {}
     with _refused(f"the run of {repo_id} cannot be resumed"):
         if (found / RECIPE_FILE).is_file():
@@ -102,6 +104,7 @@ def pull_run(repo_id: str, run: str | Path, revision: str | None = None, token: 
         (partial / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(last / name, partial / name)
     state.save_to_json(str(partial / STATE_FILE))
+    (partial / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
     for name, text in texts.items():
         (run / name).write_text(text, encoding="utf-8")
     return PulledRun(complete_folder(partial), info.sha, recipe, left_out)

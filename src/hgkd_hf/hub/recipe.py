@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -36,6 +37,8 @@ method dataset dataset_config dataset_revision split image_column label_column s
 teacher teacher_revision teacher_layers teacher_image_size teacher_dtype teacher_cache student student_pretrained
 student_revision image_size crop_scale flip_probability knn_split knn_bank_samples knn_query_samples
 """
+# What one command is to do, and what it may open: neither published nor taken.
+COMMAND_SETTINGS = ("resume", "dry_run", "allow_remote_images", "teacher_head")
 # Settings that name a repository, or a place on this machine: a recipe from the Hub may name repositories alone.
 SOURCES = ("dataset", "teacher", "teacher_cache", "student")
 
@@ -51,6 +54,21 @@ def settings_on_hub(method: str) -> set[str]:
     return {*TRAINING_SETTINGS.split(), *METHOD_SETTINGS.split(), *own}
 
 
+def public_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a run's settings that its recipe on the Hub tells."""
+    training = {item.name for item in fields(DistillationArguments)}.difference(TRAINING_SETTINGS.split())
+    return {name: value for name, value in settings.items() if name not in training | set(COMMAND_SETTINGS)}
+
+
+def checked_arguments(path: Path) -> dict[str, Any]:
+    """Of a checkpoint's `training_args.json` what a recipe from the Hub may set.
+
+    Raises:
+        ValueError: it is not readable.
+    """
+    return {k: v for k, v in read(path).items() if k in TRAINING_SETTINGS.split() and (v is None or is_plain(v))}
+
+
 def checked_recipe(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """What a recipe from the Hub may set.
 
@@ -61,6 +79,8 @@ def checked_recipe(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         ValueError: it is no recipe, or of no method of this version.
     """
     values = read(path, _load_yaml)
+    if "task" in values:
+        raise ValueError("its recipe is of a fine-tuning, which is not resumed from the Hub")
     name = values.get("method", "hgkd")
     if not isinstance(name, str) or name not in METHODS:
         raise ValueError(f"its recipe is of the method {shown(name)}, but there are {', '.join(METHODS)}")
