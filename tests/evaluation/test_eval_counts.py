@@ -13,8 +13,7 @@ from hgkd_hf.data import DistillationDataset, EvaluationDataset, ImageTransform,
 from hgkd_hf.evaluation import image_set_features
 from hgkd_hf.finetuning.classification import ImageClassification
 from hgkd_hf.finetuning.trainer import FineTuningArguments, FineTuningTrainer
-from hgkd_hf.hub.callback import CardCallback
-from hgkd_hf.hub.student_card import StudentCard
+from hgkd_hf.hub import StudentPublisher
 from hgkd_hf.training.arguments import DistillationArguments
 from hgkd_hf.training.trainer import DistillationTrainer
 
@@ -67,8 +66,9 @@ def test_knn_and_card_of_a_run(source, hgkd, tmp_path):
         disable_tqdm=True,
     )
     trainer = DistillationTrainer(hgkd, args, data, (EvaluationDataset(source, transform), queries))
-    card = StudentCard()
-    trainer.add_callback(CardCallback(card, data, trainer.knn_datasets))
+    publisher = StudentPublisher(trainer)
+    trainer.add_callback(publisher)
+    card = publisher.card
     trainer.train()
     trainer.evaluate()
     assert card.data["images"] == COUNT - len(BAD)  # labels are not needed

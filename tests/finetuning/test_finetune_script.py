@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from datasets import Image, load_dataset
+from finetune_flags import TASKS, flags
 from transformers import (
     AutoModelForImageClassification,
     AutoModelForObjectDetection,
@@ -27,34 +28,6 @@ from hgkd_hf.finetuning.trainer import FineTuningArguments, FineTuningTrainer
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "training" / "finetune.py"
 RECIPES = sorted((REPOSITORY / "src" / "hgkd_hf" / "recipes").rglob("finetune*.yaml"))
-TASKS = {
-    "image-classification": {"image_size": 64, "mixup": 0.2, "cutmix": 1.0, "label_smoothing": 0.1},
-    "semantic-segmentation": {"image_size": [64, 96], "head_width": 16, "ignore_index": 2},
-    "object-detection": {"image_size": [64, 96], "head_width": 32, "num_queries": 10, "decoder_layers": 1},
-}
-TASKS["semantic-segmentation"]["class_names"] = ["ground", "thing"]
-
-
-def flags(dataset: Path, model: Path, output: Path, task: str, **settings) -> list[str]:
-    settings = {
-        "task": task,
-        "dataset": dataset,
-        "model": model,
-        "image_column": "image",
-        "eval_split": "test",
-        "max_steps": 4,
-        "per_device_train_batch_size": 4,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "output_dir": output,
-        **TASKS[task],
-        **settings,
-    }
-    arguments = []
-    for name, value in settings.items():
-        if value is not None:
-            arguments += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-    return arguments
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
 from hgkd_hf.hub import License, PushError, Source, StudentCard, StudentPublisher, student_image_processor
-from hgkd_hf.hub.callback import CardCallback, commit_of_package, energy
+from hgkd_hf.hub.callback import commit_of_package, energy
 from hgkd_hf.sparse.masking import random_cell_mask
 from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 
@@ -48,7 +48,7 @@ def logged_in(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def make_trainer(hgkd, tmp_path, monkeypatch):
     """A trainer of 4 steps that saves every 2, in `tmp_path/run`."""
-    monkeypatch.setattr(CardCallback, "find_sources", known_sources)
+    monkeypatch.setattr(StudentPublisher, "find_sources", known_sources)
 
     def make(**settings) -> DistillationTrainer:
         defaults = {"max_steps": 4, "per_device_train_batch_size": 4, "save_steps": 2, "disable_tqdm": True}
@@ -63,7 +63,7 @@ def make_trainer(hgkd, tmp_path, monkeypatch):
     return make
 
 
-def known_sources(self, config):
+def known_sources(self, model):
     self.card.teacher = Source("alice/teacher", on_hub=True, license=License("mit"))
     self.card.dataset = Source("dots", license=License("mit"))
 
@@ -246,8 +246,10 @@ def test_another_license_needs_its_name(hub: HubServer, make_trainer):
 
 
 def test_unknown_license_is_asked_for_before_the_training(hub: HubServer, make_trainer, monkeypatch):
-    monkeypatch.setattr(CardCallback, "find_sources", lambda self, config: setattr(self.card, "dataset", Source("x")))
-    with pytest.raises(ValueError, match="the licence of x is not known: choose the student's licence with --license"):
+    monkeypatch.setattr(
+        StudentPublisher, "find_sources", lambda self, model: setattr(self.card, "dataset", Source("x"))
+    )
+    with pytest.raises(ValueError, match="the licence of x is not known: choose the model.s licence with --license"):
         make_trainer().train()
     trainer = make_trainer(license="cc-by-4.0", max_steps=1, save_strategy="no")
     trainer.train()
@@ -260,7 +262,7 @@ def test_a_failing_card_or_picture_is_a_warning(make_trainer, monkeypatch, logge
         raise RuntimeError("no paint")
 
     monkeypatch.setattr("hgkd_hf.hub.folder.curves_figure", fail)
-    monkeypatch.setattr("hgkd_hf.hub.publishing.prediction_figure", fail)
+    monkeypatch.setattr("hgkd_hf.hub.student_publisher.prediction_figure", fail)
     monkeypatch.setattr(StudentCard, "render", fail)
     monkeypatch.setattr(StudentCard, "save", fail)
     trainer = make_trainer(push_to_hub=False, max_steps=1)

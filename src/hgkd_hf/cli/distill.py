@@ -183,8 +183,9 @@ def finish(
     summary: dict,
 ) -> None:
     """Write the student's folder and the summary, and say where everything lies."""
-    from ..hub.folder import BEST_FOLDER, warn_only
+    from ..hub.folder import BEST_FOLDER
     from ..report import write_report
+    from ..training.callbacks import warn_only
 
     student = publisher.export_student()
     best = trainer.state.best_model_checkpoint

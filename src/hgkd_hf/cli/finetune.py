@@ -13,20 +13,22 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..checkpoints.whole_folders import write_whole, written_aside
+from ..checkpoints.whole_folders import write_whole
 from .choices import parse_task
 from .errors import run_script
 from .output import LOG_FILE, hush, log_to, show, show_facts
 from .recipe import RECIPE_FILE, to_recipe
 
 if TYPE_CHECKING:
+    from ..finetuning.publisher import FineTunedPublisher
     from ..finetuning.task import Task
-    from ..finetuning.trainer import FineTuningArguments, FineTuningTrainer
+    from ..finetuning.trainer import FineTuningArguments
 
 NO_PART_OF_IDENTITY = ("resume", "eval_split", "max_eval_samples")
 
@@ -36,16 +38,18 @@ def main(arguments: list[str] | None = None) -> dict:
     from .resume import run_folder  # here and below: after --help is answered
 
     with run_folder(training):
-        return finetune(task, training)
+        return finetune(task, training, ["hgkd", "finetune", *(sys.argv[1:] if arguments is None else arguments)])
 
 
-def finetune(task: Task, training: FineTuningArguments) -> dict:
+def finetune(task: Task, training: FineTuningArguments, command: list[str]) -> dict:
     """The whole run, of which the summary is returned."""
     from transformers import set_seed
 
     from ..checkpoints.identity import check_same_run
     from ..data.skipped import SKIPPED_FILE, count_skipped
+    from ..finetuning.publisher import FineTunedPublisher
     from ..finetuning.trainer import FineTuningTrainer
+    from ..hub.privacy import public_command
     from ..report import ReportCallback
     from .resume import checkpoint_to_resume
 
@@ -66,15 +70,22 @@ def finetune(task: Task, training: FineTuningArguments) -> dict:
         write=training.process_index == 0,
     )
     trainer = FineTuningTrainer(model, training, task, train, evaluated, task.image_processor())
+    publisher = FineTunedPublisher(trainer)
     trainer.add_callback(ReportCallback(trainer))
+    trainer.add_callback(publisher)
+    facts = {
+        "model": f"{type(model).__name__} ({task.model}), {model.num_parameters() / 1e6:.1f} M parameters",
+        "data": f"{task.source.name}, {task.source.num_rows:,} images of {len(task.names)} classes",
+        "training": f"{training.images_per_step} images a step on {training.world_size} process(es)",
+    }
+    publisher.card.description = facts | ({"auto": training.describe_auto()} if training.auto else {})
+    publisher.card.command = public_command(command)
+    publisher.card.add_settings(task)
+    if training.push_to_hub:
+        publisher.check_publishing()
     if trainer.is_world_process_zero():
         write_whole(run / RECIPE_FILE, to_recipe(task, training))
-        facts = {
-            "model": f"{type(model).__name__} ({task.model}), {model.num_parameters() / 1e6:.1f} M parameters",
-            "data": f"{task.source.name}, {task.source.num_rows:,} images of {len(task.names)} classes",
-            "training": f"{training.images_per_step} images a step on {training.world_size} process(es)",
-        }
-        show_facts(facts | ({"auto": training.describe_auto()} if training.auto else {}))
+        show_facts(publisher.card.description)
 
     start = time.perf_counter()
     trained = trainer.train(resume_from_checkpoint=checkpoint)
@@ -95,7 +106,7 @@ def finetune(task: Task, training: FineTuningArguments) -> dict:
         # JSON has no NaN, which is the figure of a class that no image holds.
         summary["metrics"] = {name.removeprefix("test_"): None if math.isnan(x) else x for name, x in metrics}
     if trainer.is_world_process_zero():
-        finish(run, trainer, summary)
+        finish(run, publisher, summary)
     return summary
 
 
@@ -105,16 +116,16 @@ def identity(task: Task, training: FineTuningArguments) -> dict:
     return settings | training.identity() | task.fingerprints()
 
 
-def finish(run: Path, trainer: FineTuningTrainer, summary: dict) -> None:
+def finish(run: Path, publisher: FineTunedPublisher, summary: dict) -> None:
     """Write the model's folder and the summary, and say where everything lies."""
-    with written_aside(run / "model") as folder:
-        trainer.evaluated_model.save_pretrained(folder)
-        trainer.processing_class.save_pretrained(folder)
+    model = publisher.export()
     write_whole(run / "summary.json", json.dumps(summary, indent=2) + "\n")
     show(f"{summary['steps']} steps in {summary['train_seconds']} s, mean loss {summary['train_loss']:.4f}")
     for name, value in summary.get("metrics", {}).items():
         show(f"{name}: {'-' if value is None else f'{value:.4f}'}")
-    show(f"model: {run / 'model'}\n  run: {run} (summary.json, metrics.jsonl, {LOG_FILE})")
+    show(f"model: {model}\n  run: {run} (summary.json, metrics.jsonl, {LOG_FILE})")
+    if publisher.args.push_to_hub:
+        show(f"published: {publisher.push_to_hub().commit_url}")
 
 
 if __name__ == "__main__":

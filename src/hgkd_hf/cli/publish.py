@@ -1,4 +1,4 @@
-"""Publish the student of a finished run, or a teacher's cache as a dataset.
+"""Publish the student or the fine-tuned model of a finished run, or a teacher's cache as a dataset.
 
     hgkd publish runs/mine --repo_id user/name --dry_run     # shows what would be pushed
     hgkd publish runs/mine --repo_id user/name --private --license apache-2.0
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     from ..hub import License, PushOptions, push_student  # here, after --help is answered
     from ..hub.cache_card import preview_cache, push_cache
-    from ..hub.folder import BEST_FOLDER, STUDENT_FOLDER
+    from ..hub.folder import BEST_FOLDER, MODEL_FOLDER, STUDENT_FOLDER
     from ..hub.student_push import preview_student
     from ..teachers.cache.info import INFO_FILE
 
@@ -49,11 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
     if (args.run / INFO_FILE).is_file():
         push, preview, folder = push_cache, preview_cache, args.run
     else:
-        push, preview, folder = (
-            push_student,
-            preview_student,
-            args.run / (BEST_FOLDER if args.best else STUDENT_FOLDER),
-        )
+        student, model = args.run / (BEST_FOLDER if args.best else STUDENT_FOLDER), args.run / MODEL_FOLDER
+        push, preview, folder = push_student, preview_student, model if model.is_dir() else student
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no {folder}: give the folder of a finished run, or of a teacher's cache.")
     if args.dry_run:

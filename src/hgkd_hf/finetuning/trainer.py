@@ -34,8 +34,6 @@ class FineTuningArguments(FineTuningSettings, DistillationArguments):
             raise ValueError(f"layer_decay is {self.layer_decay}, but it must be above 0 and at most 1.")
         if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay is {self.ema_decay}, but it must be at least 0 and below 1.")
-        if self.push_to_hub:
-            raise ValueError("a fine-tuned model is not published while it trains: leave --push_to_hub out.")
         super().__post_init__()
 
 

@@ -2,10 +2,10 @@
 
 from .export import export_student, student_image_processor
 from .folder import write_student_folder
-from .publishing import StudentPublisher
 from .push import PushError, PushOptions, push_folder
 from .sources import License, Source, find_source
 from .student_card import StudentCard
+from .student_publisher import StudentPublisher
 from .student_push import push_student, push_to_hub
 
 __all__ = [

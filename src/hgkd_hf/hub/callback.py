@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import platform
 import subprocess
@@ -13,13 +14,13 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import PreTrainedConfig, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from ..data import DistillationDataset
 from ..evaluation import Features
-from ..methods.base.distiller import DistillerConfig
+from ..training.callbacks import warn_only
 from ..version import __version__
-from .folder import describe_model, warn_only
+from .folder import describe_model
 from .sources import find_source, pinned_revision
 from .student_card import BEFORE, CARD_FILE, METRICS, STUDENT, StudentCard
 
@@ -29,16 +30,16 @@ LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "huggingface_hub
 class CardCallback(TrainerCallback):
     """Writes what a run tells of its student into a card, and the card to `card.json` in the run's folder.
 
-    Its failures are warnings. Of a run that goes on, time and figures from before the stop are kept.
+    Its failures are warnings. Of a resumed run, the time and metrics of before the stop are kept.
 
     Args:
         card: to fill.
         train_dataset: of the training; a `source` (`ImageSource`) tells where its images are from.
-        knn_datasets: labelled bank and queries.
+        eval_dataset: what the model is evaluated on.
     """
 
-    def __init__(self, card: StudentCard, train_dataset: Dataset, knn_datasets: tuple[Dataset, Dataset] | None = None):
-        self.card, self.train_dataset, self.knn_datasets = card, train_dataset, knn_datasets
+    def __init__(self, card: StudentCard, train_dataset: Dataset, eval_dataset: Dataset | None = None):
+        self.card, self.train_dataset, self.eval_dataset = card, train_dataset, eval_dataset
         self._sources_found = False
         self._start, self._seconds_before = time.perf_counter(), 0.0
 
@@ -53,29 +54,37 @@ class CardCallback(TrainerCallback):
                 self._seconds_before = earlier.run.get("seconds", 0.0)
                 self.card.results = earlier.results | self.card.results
             self.card.name = self.card.name or Path(args.hub_model_id or os.path.abspath(args.output_dir)).name
-            describe_model(self.card, model)
-            self.find_sources(model.config)
+            self.describe(model)
+            self.find_sources_once(model)
             self.card.add_settings(args)
             self.card.versions = versions()
             self.card.commit = self.card.commit or commit_of_package()
             self.card.run["hardware"] = hardware(args)
         self._start = time.perf_counter()
 
-    def find_sources(self, config: PreTrainedConfig) -> None:
-        """Ask, once, for commit and licence of teacher and data."""
-        if self._sources_found:
-            return
-        self._sources_found = True
-        teacher = config.teacher_name_or_path if isinstance(config, DistillerConfig) else None
-        if teacher:
-            self.card.teacher = find_source(teacher, "model", config.teacher_revision)
+    def describe(self, model: PreTrainedModel) -> None:
+        """What the model itself tells."""
+        describe_model(self.card, model)
+
+    def find_sources_once(self, model: PreTrainedModel) -> None:
+        """`find_sources`, the first time that this is called."""
+        if not self._sources_found:
+            self._sources_found = True
+            self.find_sources(model)
+
+    def find_sources(self, model: PreTrainedModel) -> None:
+        """Ask for commit and licence of what the model is made of: here, the data."""
         source = getattr(self.train_dataset, "source", None)
         if source is not None:
             pinned = pinned_revision(source.dataset)
             self.card.dataset = find_source(source.name, "dataset", pinned or source.revision)
             self.card.data = {"split": source.split, "images": source.num_rows, "fingerprint": source.fingerprint}
-        if self.knn_datasets is not None and getattr(self.knn_datasets[1], "source", None) is not None:
-            self.card.data["evaluation_split"] = self.knn_datasets[1].source.split
+        if getattr(self.eval_dataset, "source", None) is not None:
+            self.card.data["evaluation_split"] = self.eval_dataset.source.split
+
+    def protocol(self, args: Any, features: tuple[Features, Features] | None) -> dict[str, str]:
+        """How each metric is measured, a clause each; `features` are those of kNN's bank and queries."""
+        return {}
 
     def on_log(self, args, state, control, **kwargs):
         """How far it is."""
@@ -92,32 +101,16 @@ class CardCallback(TrainerCallback):
             }
 
     def on_evaluate(self, args, state, control, metrics=None, features=None, **kwargs):
-        """Figures: those of `before_...` are the network's as it started, others the student's."""
+        """Metrics: those of `before_...` are the network's as it started, others the model's."""
         if not state.is_world_process_zero:
             return
-        with warn_only("the figures of the model card"):
+        with warn_only("the metrics of the model card"):
             for key, value in (metrics or {}).items():
                 prefix, _, metric = key.partition("_")
-                if metric in METRICS:
+                if metric in METRICS and math.isfinite(value):
                     self.card.results.setdefault(BEFORE if prefix == "before" else STUDENT, {})[metric] = value
-            self.card.protocol |= self._protocol(args, features)
+            self.card.protocol |= self.protocol(args, features)
             self.save(args)
-
-    def _protocol(self, args: Any, features: tuple[Features, Features] | None) -> dict[str, str]:
-        if features is None:
-            return {}
-        bank, queries = features
-        splits = [getattr(getattr(data, "source", None), "split", "the data") for data in self.knn_datasets]
-        neighbours = min(args.knn_k, len(bank))
-        classified = f"{len(queries):,} images of {splits[1]}"
-        return {
-            "accuracy": f"of the classifier on {classified}",
-            "knn_accuracy": (
-                f"vote of the {neighbours} nearest by cosine (temperature {args.knn_temperature}) among "
-                f"{len(bank):,} images of {splits[0]}, frozen pooled features, on {classified}"
-            ),
-            "feature_rank": f"exponential of the entropy of the singular values, pooled features of {classified}",
-        }
 
     def on_save(self, args, state, control, **kwargs):
         """Keep what is known so far."""
@@ -188,7 +181,7 @@ def commit_of_package() -> str:
 def energy(emissions: Path) -> dict[str, float]:
     """What codecarbon's file says of a run: `energy_kwh`, `co2_grams`; nothing without one.
 
-    It has a line for each time that the run went on; a killed process wrote none.
+    It has a line for each start of the run; a killed process wrote none.
     """
     if not emissions.is_file():
         return {}

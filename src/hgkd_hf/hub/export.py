@@ -71,14 +71,23 @@ def export_student(
     """
     student = extended_student(model)
     with written_aside(Path(folder)) as aside:
-        stock_student(model).save_pretrained(aside)
-        image_processor.save_pretrained(aside)
+        save_public(stock_student(model), aside, image_processor)
         if student is not None:
-            student.save_pretrained(aside / STUDENT_SUBFOLDER)
-            image_processor.save_pretrained(aside / STUDENT_SUBFOLDER)
-        for config in aside.rglob(CONFIG_NAME):  # of which nested ones name the folder that they were read from
-            content = public_names(json.loads(config.read_text(encoding="utf-8")))
-            config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            save_public(student, aside / STUDENT_SUBFOLDER, image_processor)
         if readme is not None:
             (aside / "README.md").write_text(readme, encoding="utf-8")
     return Path(folder)
+
+
+def save_public(model: PreTrainedModel, folder: Path, image_processor: BaseImageProcessor) -> None:
+    """`save_pretrained` of both, without the places that parts of the model were loaded from, which configs name.
+
+    Args:
+        model, image_processor: to save.
+        folder: created if need be; files of the same names are replaced.
+    """
+    model.save_pretrained(folder)
+    image_processor.save_pretrained(folder)
+    path = folder / CONFIG_NAME
+    config = public_names(json.loads(path.read_text(encoding="utf-8")))
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.utils import logging
 
 from ..methods.base.distiller import Distiller
+from ..training.callbacks import warn_only
 from ..training.metrics_file import read_metrics
 from ..visualize import curves_figure
 from . import readme
 from .export import export_student, extended_student, stock_student
 from .papers import method_of
 from .push import README
-from .recipe import settings_on_hub
+from .recipe import public_settings
 from .student_card import CARD_FILE, StudentCard
 from .untrusted import numbers
 
-logger = logging.get_logger(__name__)
-
-STUDENT_FOLDER, BEST_FOLDER = "student", "student-best"  # in a run's folder
+STUDENT_FOLDER, BEST_FOLDER, MODEL_FOLDER = "student", "student-best", "model"  # in a run's folder
 CURVES = "curves.png"
 RECIPE_FILE, METRICS_FILE = "recipe.yaml", "metrics.jsonl"
-
-
-@contextmanager
-def warn_only(what: str) -> Iterator[None]:
-    """Let a failure be a warning that names `what`: nothing of a card is worth a run."""
-    try:
-        yield
-    except Exception as error:
-        logger.warning("%s could not be written (%s: %s); the run goes on.", what, type(error).__name__, error)
 
 
 def describe_model(card: StudentCard, model: PreTrainedModel) -> None:
@@ -72,19 +59,29 @@ def write_student_folder(
     folder = export_student(model, folder, image_processor)
     with warn_only("the model's description"):
         describe_model(card, model)
+    add_card(folder, card, run)
+    return folder
+
+
+def add_card(folder: Path, card: StudentCard, run: Path | None = None) -> None:
+    """Put a card into a model's folder, and beside it what its run tells; failures are warnings.
+
+    Args:
+        folder: with the model.
+        card: what is known of it; gets the pictures that are there.
+        run: folder with `metrics.jsonl`, if there is one.
+    """
     if run is not None:
         add_run_files(folder, run, card)
     card.pictures = {name: what for name, what in card.pictures.items() if (folder / name).is_file()}
     write_card(folder, card)
-    return folder
 
 
 def add_run_files(folder: Path, run: Path, card: StudentCard) -> None:
     """Put a run's recipe (teacher and data pinned, without what is for a command line to say), metrics and curves."""
     with warn_only("the recipe"):
         settings = card.to_dict()["settings"] | _pinned(card)
-        allowed = settings_on_hub(settings.get("method", "hgkd"))
-        settings = {k: v for k, v in settings.items() if k in allowed and v is not None and v not in ([], {}, "")}
+        settings = {k: v for k, v in public_settings(settings).items() if v is not None and v not in ([], {}, "")}
         (folder / RECIPE_FILE).write_text(readme.to_yaml(settings), encoding="utf-8")
     metrics = run / METRICS_FILE
     if metrics.is_file():
@@ -98,7 +95,8 @@ def add_run_files(folder: Path, run: Path, card: StudentCard) -> None:
 
 def _pinned(card: StudentCard) -> dict[str, str]:
     """The settings that name the commits of what a run was made of, as far as the Hub told them."""
-    sources = {"teacher_revision": card.teacher, "dataset_revision": card.dataset, "student_revision": card.start}
+    sources = {"teacher_revision": card.teacher, "dataset_revision": card.dataset}
+    sources |= dict.fromkeys(("student_revision", "model_revision"), card.start)
     return {
         name: source.revision
         for name, source in sources.items()

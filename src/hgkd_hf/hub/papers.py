@@ -54,6 +54,7 @@ class MethodNote:
 
 # By the `model_type` of the distiller's config (see `method_of`).
 METHOD_NOTES = {
+    "fine-tuning": MethodNote("fine-tuning", "It learned from labels."),
     "hgkd": MethodNote(
         "H-GKD",
         "It saw only some cells of each image, by sparse convolution, and learned to predict the features that a "

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from abc import abstractmethod
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -18,103 +17,72 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 from transformers.utils.hub import PushInProgress
 
 from ..checkpoints.folders import newest_checkpoint
-from ..training.callbacks import Publisher
-from ..training.trainer import DistillationTrainer
-from ..visualize import prediction_figure
+from ..training.base import BaseTrainer
+from ..training.callbacks import Publisher, warn_only
 from .callback import CardCallback
 from .checkpoint import public_checkpoint
-from .export import student_image_processor
-from .folder import METRICS_FILE, RECIPE_FILE, STUDENT_FOLDER, describe_model, warn_only, write_student_folder
+from .folder import METRICS_FILE, RECIPE_FILE
 from .push import Head, PushError, PushOptions, check_access, files_of
 from .sources import License
-from .student_card import CARD_FILE, STUDENT, StudentCard
+from .student_card import CARD_FILE, StudentCard
 from .student_push import push_student, refuse_another_model
 
 logger = logging.get_logger(__name__)
 
 SNAPSHOT, LAST_CHECKPOINT = ".push", "last-checkpoint"
-PREDICTIONS = "predictions.png"
-STUDENT_FILES = (CONFIG_NAME, SAFE_WEIGHTS_NAME, CARD_FILE, RECIPE_FILE, METRICS_FILE)
+MODEL_FILES = (CONFIG_NAME, SAFE_WEIGHTS_NAME, CARD_FILE, RECIPE_FILE, METRICS_FILE)
 _ANOTHER_MODEL = (
     "choose another --hub_model_id, or leave --push_to_hub out and publish the finished run with "
     "`hgkd publish --overwrite`"
 )
 
 
-class StudentPublisher(CardCallback, Publisher):
-    """Publishes a trainer's student, stock at the root of the repository, with a card that tells of the run.
+class ModelPublisher(CardCallback, Publisher):
+    """Publishes what a trainer trains, with a card that tells of the run.
 
     To be added to the trainer's callbacks. `push_to_hub`, `hub_model_id`, `hub_strategy` and so on mean what they mean
-    in `TrainingArguments`; `license` is the student's. A push that fails while the training runs is a warning.
+    in `TrainingArguments`; `license` is the model's. A push that fails while the training runs is a warning.
 
     Args:
-        trainer: whose student it is.
+        trainer: whose model it is.
 
     Attributes:
-        card: what is known of the student.
+        card: what is known of the model.
         push_in_progress: the pushes of checkpoints, None before the first.
     """
 
-    def __init__(self, trainer: DistillationTrainer):
-        super().__init__(StudentCard(name=""), trainer.train_dataset, trainer.knn_datasets)
+    def __init__(self, trainer: BaseTrainer):
+        super().__init__(StudentCard(name=""), trainer.train_dataset, trainer.eval_dataset)
         self.trainer, self.args = trainer, trainer.args
         self.push_in_progress: PushInProgress | None = None
         self.hub_model_id = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
         self._may_publish = False
 
+    @abstractmethod
+    def export(self, folder: Path | None = None, model: PreTrainedModel | None = None) -> Path:
+        """Write the folder that is published.
+
+        Args:
+            folder: default: the usual one in the run's folder.
+            model: default: the one that is trained.
+        """
+
+    @abstractmethod
+    def model_at(self, checkpoint: Path) -> PreTrainedModel:
+        """The model of a checkpoint that was just written."""
+
     @property
-    def student_license(self) -> License | None:
+    def license(self) -> License | None:
         """The licence that was asked for."""
         return License(self.args.license) if self.args.license else None
 
-    def export_student(
-        self,
-        folder: str | Path | None = None,
-        model: PreTrainedModel | None = None,
-        results: dict[str, float] | None = None,
-    ) -> Path:
-        """Write the student as it is published.
-
-        Args:
-            folder: default: `student/` in the run's folder.
-            model: default: the one that is trained.
-            results: its figures, if they are not those of the last evaluation.
-        """
-        run = Path(self.args.output_dir)
-        folder = Path(folder or run / STUDENT_FOLDER)
-        self.card.name = self.card.name or run.absolute().name
-        card = self.card
-        if results is not None:
-            card = replace(card, results=card.results | {STUDENT: results})
-        if model is None:
-            model = self._model
-            with warn_only("the picture of the predictions"):
-                self._draw_predictions(model, folder)
-        config, processor = model.config, self.trainer.processing_class
-        if processor is None:
-            processor = student_image_processor(config.image_size, config.image_mean, config.image_std)
-        return write_student_folder(model, folder, processor, card, run)
-
-    def _draw_predictions(self, model: PreTrainedModel, folder: Path) -> None:
-        """Of four training images, for methods that predict a teacher's features at hidden cells."""
-        if model.config.model_type != "hgkd" or not model.config.feature_weight:
-            return
-        samples = list(islice(iter(self.trainer.train_dataset), 4))
-        batch = {name: value.to(self.args.device) for name, value in self.trainer.data_collator(samples).items()}
-        folder.mkdir(parents=True, exist_ok=True)
-        with self.trainer.compute_loss_context_manager():
-            shown = (batch.get(name) for name in ("pixel_values", "bool_masked_pos", "teacher_features"))
-            figure = prediction_figure(model, *shown)
-        figure.savefig(folder / PREDICTIONS, dpi=100)
-        self.card.pictures[PREDICTIONS] = "What the student sees, and what it predicts of its teacher's features."
-
     def create_model_card(self, *args, **kwargs) -> None:
-        """The card is part of `export_student`: this writes that folder."""
+        """The card is part of the published folder: this writes that."""
         if self._is_main:
-            self.export_student()
+            self.export()
 
     def check_publishing(self, token: str | None = None) -> None:
-        """Find out before the training whether the student can be published, once the card knows its sources.
+        """Find out before the training whether the model can be published, once the card knows its sources.
 
         Raises:
             PushError: there is no token that may write, or the Hub cannot be reached.
@@ -122,25 +90,25 @@ class StudentPublisher(CardCallback, Publisher):
         """
         if self._may_publish or not self._is_main:
             return
-        self.find_sources(self._model.config)
-        self.card.settle_license(self.student_license)
+        self.find_sources_once(self.model)
+        self.card.settle_license(self.license)
         if self.card.license is None:
-            raise ValueError(f"{self.card.license_reason}: choose the student's licence with --license.")
-        if self.student_license == License("other"):
+            raise ValueError(f"{self.card.license_reason}: choose the model's licence with --license.")
+        if self.license == License("other"):
             raise ValueError(
                 "the licence `other` needs a name and a link: leave --push_to_hub out, and publish the finished "
                 "run with `hgkd publish --license other --license_name ... --license_link ...`."
             )
         token = token or self.args.hub_token
         self.hub_model_id = check_access(self.hub_model_id, token)
-        describe_model(self.card, self._model)
+        self.describe(self.model)
         with suppress(RepositoryNotFoundError):
             head = Head.of(HfApi(token=token), self.hub_model_id, PushOptions(revision=self.args.hub_revision))
-            refuse_another_model(head, self.card, STUDENT_FILES, _ANOTHER_MODEL)
+            refuse_another_model(head, self.card, MODEL_FILES, _ANOTHER_MODEL)
         self._may_publish = True
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """Begin the card; with `push_to_hub`, find out whether the student can be published."""
+        """Begin the card; with `push_to_hub`, find out whether the model can be published."""
         super().on_train_begin(args, state, control, **kwargs)
         if args.push_to_hub:
             self.check_publishing()
@@ -164,7 +132,8 @@ class StudentPublisher(CardCallback, Publisher):
             self.push_in_progress.wait_until_done()
 
     @property
-    def _model(self) -> PreTrainedModel:
+    def model(self) -> PreTrainedModel:
+        """What is trained."""
         return self.trainer.accelerator.unwrap_model(self.trainer.model)
 
     @property
@@ -184,7 +153,7 @@ class StudentPublisher(CardCallback, Publisher):
         tags: list[str] | None = None,
         **kwargs,
     ) -> CommitInfo | Future[CommitInfo] | None:
-        """Export the student and push its folder in one commit, and the last checkpoint if `hub_strategy` says so.
+        """Export the model and push its folder in one commit, and the last checkpoint if `hub_strategy` says so.
 
         Args:
             commit_message: the commit's title.
@@ -202,7 +171,7 @@ class StudentPublisher(CardCallback, Publisher):
         if not self._is_main:
             return None
         self.card.tags += [tag for tag in tags or [] if tag not in self.card.tags]
-        folder = self.export_student()
+        folder = self.export()
         self.wait_for_push()
         options = PushOptions(
             private=self.args.hub_private_repo if private is None else private,
@@ -221,22 +190,21 @@ class StudentPublisher(CardCallback, Publisher):
 
         def push() -> CommitInfo:
             try:
-                return push_student(folder, self.hub_model_id, options, self.student_license, more_files)
+                return push_student(folder, self.hub_model_id, options, self.license, more_files)
             finally:
                 shutil.rmtree(snapshot, ignore_errors=True)
 
         return push() if blocking else HfApi().run_as_future(push)
 
     def _push_checkpoint(self, checkpoint: Path, step: int) -> None:
-        """Push the student of a checkpoint, and the checkpoint itself if the strategy says so, in the background."""
+        """Push the model of a checkpoint, and the checkpoint itself if the strategy says so, in the background."""
         busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
         if busy and not self.args.hub_always_push:
             return
         with warn_only("the folder to push"):
-            # The training goes on, and deletes checkpoints: what is pushed is kept apart until it has arrived.
+            # The training continues, and deletes checkpoints: what is pushed is kept apart until it has arrived.
             snapshot = Path(self.args.output_dir, SNAPSHOT, checkpoint.name)
-            model = type(self._model).from_pretrained(checkpoint)
-            folder = self.export_student(snapshot / STUDENT_FOLDER, model)
+            folder = self.export(snapshot / "model", self.model_at(checkpoint))
             more_files = {}
             if self.args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
                 every = self.args.hub_strategy == HubStrategy.ALL_CHECKPOINTS
@@ -248,7 +216,7 @@ class StudentPublisher(CardCallback, Publisher):
                 token=self.args.hub_token,
             )
             job = HfApi().run_as_future(
-                _push_and_forget, snapshot, folder, self.hub_model_id, options, self.student_license, more_files
+                _push_and_forget, snapshot, folder, self.hub_model_id, options, self.license, more_files
             )
             if busy:
                 self.push_in_progress.jobs.append(job)
@@ -269,8 +237,8 @@ def _push_and_forget(
     try:
         push_student(folder, repo_id, options, license, files)
     except PushError as error:
-        logger.warning("%s: %s; the training goes on.", options.message, str(error).split(". ")[0])
+        logger.warning("%s: %s; the training continues.", options.message, str(error).split(". ")[0])
     except Exception as error:
-        logger.warning("%s was not pushed: %s; the training goes on.", options.message, error)
+        logger.warning("%s was not pushed: %s; the training continues.", options.message, error)
     finally:
         shutil.rmtree(snapshot, ignore_errors=True)

@@ -156,7 +156,7 @@ def push_folder(
 ) -> CommitInfo:
     """Push a folder as one commit; a README on the Hub is merged into, files that are there already are not sent.
 
-    Repeating it is how a push that failed goes on: what arrived is kept, and without a change nothing is committed.
+    Repeating it resumes a push that failed: what arrived is kept, and without a change nothing is committed.
 
     Args:
         folder: what is pushed.
@@ -165,7 +165,7 @@ def push_folder(
         write_readme: what the repository holds -> the README to push; also written into `folder`. Default: the
             folder's own, merged into the Hub's.
         more_files: files from elsewhere, by their path in the repository.
-        again: what the sentence of a failure says of how to go on.
+        again: what the sentence of a failure says of how to resume.
 
     Raises:
         PushError: it did not come about.

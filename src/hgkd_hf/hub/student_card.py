@@ -20,12 +20,17 @@ CARD_FILE = "card.json"
 TEMPLATE = Path(__file__).with_name("student_card.md")
 BEFORE, STUDENT = "before training", "this student"
 
-# Figures that a run's evaluation gives: title, and the metric's name on the Hub (None: no result to list there).
+# Metrics that a run's evaluation gives: title, and the metric's name on the Hub (None: no result to list there).
 METRICS = {
     "accuracy": ("top-1 accuracy", "accuracy"),
     "knn_accuracy": ("kNN accuracy", "accuracy"),
     "feature_rank": ("effective rank of the features", None),
     "feature_std": ("deviation of the features", None),
+    "top1_accuracy": ("top-1 accuracy", "accuracy"),
+    "top5_accuracy": ("top-5 accuracy", None),
+    "mean_iou": ("mean IoU", "mean_iou"),
+    "ap": ("average precision (COCO)", "map"),
+    "ap50": ("average precision at IoU 0.5", None),
 }
 
 # Settings that say where and how a run was kept, not what it computed.
@@ -50,11 +55,13 @@ class StudentCard:
         parameters: of the exported model.
         has_decoder: whether the folder holds the whole student in `sparse_unet/`.
         num_classes: of its classifier; None without one.
+        task: what it was fine-tuned for, "" if it was not.
+        own_code: whether loading the model needs this package.
         teacher, dataset, start: where it comes from; `start` are the weights that the student began with.
         description: the run's start summary, (what, value).
         distillation: the distiller's configuration, without the student's.
         data: what is known of the training rows: split, number, fingerprint.
-        results: figures by (whose, metric): of the student, of the same network before training, of other baselines.
+        results: metrics by (whose, metric): of the student, of the same network before training, of other baselines.
         protocol: how a metric was measured.
         settings: all settings of the run; `changed` names those that are not the default.
         run: what it took: steps, images, seconds, hardware, energy.
@@ -73,6 +80,8 @@ class StudentCard:
     parameters: int | None = None
     has_decoder: bool = False
     num_classes: int | None = None
+    task: str = ""
+    own_code: bool | None = None
     teacher: Source | None = None
     dataset: Source | None = None
     start: Source | None = None
@@ -170,6 +179,13 @@ class StudentCard:
     # -- telling -----------------------------------------------------------------------------------------------------
 
     @property
+    def pipeline(self) -> str:
+        """The Hub's name of what it does."""
+        if self.task:
+            return {"semantic-segmentation": "image-segmentation"}.get(self.task, self.task)
+        return "image-feature-extraction" if self.num_classes is None else "image-classification"
+
+    @property
     def about(self) -> MethodNote:
         """The method."""
         return METHOD_NOTES.get(self.method) or MethodNote(self.method or "distillation", "")
@@ -189,7 +205,7 @@ class StudentCard:
         results = self._eval_results()
         data = ModelCardData(
             library_name="transformers",
-            pipeline_tag="image-feature-extraction" if self.num_classes is None else "image-classification",
+            pipeline_tag=self.pipeline,
             tags=[*filter(None, tags), *self.tags],
             datasets=[self.dataset.name] if hub_dataset else None,
             metrics=["accuracy"] if results else None,
@@ -221,7 +237,7 @@ class StudentCard:
             return []
         return [
             EvalResult(
-                task_type="image-classification",
+                task_type=self.pipeline if self.task else "image-classification",
                 dataset_type=self.dataset.name,
                 dataset_name=self.dataset.name,
                 dataset_split=self.data.get("evaluation_split"),
@@ -236,7 +252,7 @@ class StudentCard:
         ]
 
     def result_files(self) -> dict[str, str]:
-        """`.eval_results/*.yaml`: the student's first figure on its dataset, if the dataset is the Hub's."""
+        """`.eval_results/*.yaml`: the student's first metric on its dataset, if the dataset is the Hub's."""
         results = self._eval_results()
         if not results or not self.dataset.on_hub:
             return {}

@@ -16,8 +16,9 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
+from ..training.callbacks import warn_only
 from . import readme
-from .folder import BEST_FOLDER, STUDENT_FOLDER, local_readme, warn_only, write_student_folder
+from .folder import BEST_FOLDER, MODEL_FOLDER, STUDENT_FOLDER, local_readme, write_student_folder
 from .privacy import check_no_secrets
 from .push import README, Head, PushOptions, check_name, files_of, full_name, httpx, push_folder
 from .sources import License
@@ -109,7 +110,8 @@ def is_earlier_state(head: Head, card: StudentCard) -> bool:
 
 
 def _subject(card: StudentCard) -> tuple[str | None, ...]:
-    return card.method, card.student, card.teacher and card.teacher.name, card.dataset and card.dataset.name
+    sources = (card.teacher, card.dataset, card.start if card.task else None)
+    return card.method, card.student, *(source and source.name for source in sources)
 
 
 def _some(names: Sequence[str]) -> str:
@@ -120,8 +122,8 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _again(folder: Path, repo_id: str, options: PushOptions, license: License | None) -> str:
-    """How a push that failed goes on: of a run's student by a command, with all that was asked for."""
-    if folder.name not in (STUDENT_FOLDER, BEST_FOLDER):
+    """How a push that failed is resumed: of a run's model by a command, with all that was asked for."""
+    if folder.name not in (STUDENT_FOLDER, BEST_FOLDER, MODEL_FOLDER):
         return "What is here is complete: push it again."
     command = ["hgkd", "publish", str(folder.parent), "--repo_id", repo_id]
     command += ["--best"] if folder.name == BEST_FOLDER else []

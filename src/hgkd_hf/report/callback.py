@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from transformers import TrainerCallback
 
-from ..hub.folder import warn_only
 from ..training.base import BaseTrainer
+from ..training.callbacks import warn_only
 from .drawing import draw_evaluation
 from .page import write_report
 from .trackers import log_pictures, settle_trackers

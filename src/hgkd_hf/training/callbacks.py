@@ -32,6 +32,15 @@ REQUEUE_EXIT_CODE = 128 + signal.SIGTERM
 COLLAPSED_SHARE, COLLAPSED_STD, COLLAPSED_RANK = 0.25, 1e-3, 1.5
 
 
+@contextmanager
+def warn_only(what: str) -> Iterator[None]:
+    """Let a failure be a warning that names `what`: what only tells of a run must not end it."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("%s could not be written (%s: %s); the run continues.", what, type(error).__name__, error)
+
+
 class Publisher(TrainerCallback, ABC):
     """A callback that publishes what is trained: the trainer hands `push_to_hub` and `create_model_card` on to it.
 
