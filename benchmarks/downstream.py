@@ -4,16 +4,19 @@
     python benchmarks/downstream.py --preset full --dataset uoft-cs/cifar10 path/to/other --teacher ... --budget 240
 
 With --budget, every pre-training gets so many seconds of process time (all threads of the training loop, teacher and
-data included): 20 steps are timed, then as many are run as fit, with the schedule stretched over them. Several budgets
-give a curve (--curves FILE.png). Each pre-training, fine-tuning and teacher cache is a process of its own. A finished
-cell is a file below OUTPUT_DIR/<dataset>/cells, and the same command resumes after a stop. Two processes may share
-OUTPUT_DIR if their seeds or datasets differ; a cache is written by the first that needs it.
+data included): two short runs tell what a step and the start cost, then as many steps are run as fit, with the
+schedule stretched over them. Several budgets give a curve (--curves FILE.png). The row `hgkd-cached` learns from a
+teacher's cache, whose seconds have a column of their own; a line says after how many students it is paid. Each
+pre-training, fine-tuning and teacher cache is a process of its own. A finished cell is a file below
+OUTPUT_DIR/<dataset>/cells, and the same command resumes after a stop. Two processes may share OUTPUT_DIR if their
+seeds or datasets differ; a cache is written by the first that needs it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import shlex
 import shutil
@@ -27,7 +30,7 @@ from typing import Any
 
 import torch
 import yaml
-from downstream_table import curves, markdown, summarise
+from downstream_table import curves, markdown, payback, summarise
 from transformers import AutoModel
 
 from hgkd_hf.checkpoints.folders import list_checkpoints
@@ -36,7 +39,9 @@ from hgkd_hf.evaluation import ProtocolSettings, best_device, image_set_features
 from hgkd_hf.students.presets import student_encoder_config
 
 TRAINING = Path(__file__).parents[1] / "training"
-CALIBRATION_STEPS = 20
+CALIBRATION_STEPS = (10, 30)
+# Of a teacher's cache: about what a run of two minutes sees; several views of each where a set is smaller.
+CACHED_IMAGES = 16_000
 
 # What plain feature distillation is, and was our `mask_ratio 0` before targets were standardised.
 PLAIN = {"target_norm": "layer-norm", "loss": "smooth-l1", "smooth_l1_beta": 2.0, "low_resolution_share": 0}
@@ -126,7 +131,6 @@ class Benchmark:
     output_dir: Path
     fine_tunes: bool = True
     budget: float | None = None
-    views: int = 4
 
     def cell(self, row: str, seed: int) -> dict[str, float]:
         """All figures of a row and seed, from their files or by work."""
@@ -225,16 +229,18 @@ class Benchmark:
             check_same_settings(folder, settings if self.budget is None else settings | {"max_steps": None})
             return json.loads(summary.read_text())
         if row in CACHED:
-            where = {"dataset": self.dataset, "teacher_cache": self.cache()}
+            where = {"dataset": self.dataset, "max_samples": CACHED_IMAGES, "teacher_cache": self.cache()}
             settings = {k: v for k, v in settings.items() if k not in ("teacher_layers", "teacher_dtype")}
         if (folder / "recipe.yaml").is_file():  # stopped before: resumed with the steps that fitted then
             settings["max_steps"] = yaml.safe_load((folder / "recipe.yaml").read_text())["max_steps"]
         elif self.budget is not None:
-            trial = self.output_dir / "calibration" / f"{row}-{seed}"
-            shutil.rmtree(trial, ignore_errors=True)
-            launch_script("distill.py", trial, **where, **settings | {"max_steps": CALIBRATION_STEPS})
-            seconds = json.loads((trial / "summary.json").read_text())["process_seconds"]
-            settings["max_steps"] = max(1, round(self.budget / seconds * CALIBRATION_STEPS))
+            seconds = []
+            for steps in CALIBRATION_STEPS:
+                trial = self.output_dir / "calibration" / f"{row}-{seed}-{steps}"
+                shutil.rmtree(trial, ignore_errors=True)
+                launch_script("distill.py", trial, **where, **settings | {"max_steps": steps})
+                seconds.append(json.loads((trial / "summary.json").read_text())["process_seconds"])
+            settings["max_steps"] = steps_within(self.budget, CALIBRATION_STEPS, seconds)
         launch_script("distill.py", folder, **where, **settings)
         return json.loads(summary.read_text())
 
@@ -242,6 +248,7 @@ class Benchmark:
         """What the teacher sees in the images, written once; beside it the process seconds that took."""
         folder = self.output_dir.parent / "teacher-cache"
         if not (folder / "seconds.json").is_file():
+            rows = min(CACHED_IMAGES, load_images(self.dataset).num_rows)
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             launch_script(
                 "teach.py",
@@ -250,8 +257,8 @@ class Benchmark:
                 teacher_layers=self.teacher_layers,
                 teacher_dtype="bfloat16",
                 dataset=self.dataset,
-                views=self.views,
-                student=self.preset.student,
+                max_samples=CACHED_IMAGES,
+                views=math.ceil(CACHED_IMAGES / rows),
                 image_size=self.preset.image_size,
                 storage="float16",
             )
@@ -267,6 +274,13 @@ class Benchmark:
     def finetuned_folder(self, row: str, seed: int) -> Path:
         """The run of finetune.py."""
         return self.output_dir / "finetuned" / f"{row}-{seed}"
+
+
+def steps_within(budget: float, steps: tuple[int, int], seconds: list[float]) -> int:
+    """How many steps fit in `budget` seconds, if runs of `steps` took `seconds`, most of a start the same."""
+    (few, many), (short, long) = steps, seconds
+    step = max((long - short) / (many - few), long / many / 2)  # noise may not make it free
+    return max(1, round(many + (budget - long) / step))
 
 
 def launch_script(script: str, folder: Path, **settings) -> None:
@@ -332,7 +346,6 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", help=f"comma-separated, of {', '.join(ROWS)}")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--budget", type=float, nargs="+", help="seconds of process time; default: the preset's steps")
-    parser.add_argument("--views", type=int, default=4, help="of every image in a teacher's cache")
     parser.add_argument("--curves", type=Path, help="picture of the metrics against the seconds")
     parser.add_argument("--frozen_only", action="store_true", help="leave the column of fine-tuning out")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/downstream"))
@@ -354,14 +367,12 @@ def main(arguments: list[str] | None = None) -> int:
     for dataset in args.dataset:
         for budget in args.budget or [None]:
             folder = args.output_dir / Path(dataset).name / ("steps" if budget is None else f"{budget:g}s")
-            benchmark = Benchmark(
-                preset, dataset, args.eval_split, *teachers, folder, not args.frozen_only, budget, args.views
-            )
+            benchmark = Benchmark(preset, dataset, args.eval_split, *teachers, folder, not args.frozen_only, budget)
             cells, failed = run(benchmark, args.rows, seeds)
             name = Path(dataset).name + ("" if budget is None else f", {budget:g} s")
             tables[name] = summarise(cells)
             failures |= {f"{name}: {row}": reason for row, reason in failed.items()}
-            print(f"\n{name}\n\n{markdown(tables[name])}\n", flush=True)
+            print(f"\n{name}\n\n{markdown(tables[name])}\n{payback(tables[name])}", flush=True)
     command = shlex.join(["python", f"benchmarks/{Path(__file__).name}", *(arguments or sys.argv[1:])])
     length = f"{preset.steps} steps" if args.budget is None else "equal process time,"
     print(

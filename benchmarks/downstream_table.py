@@ -49,6 +49,22 @@ def entry_text(entry: dict[str, Any] | None, whole: bool) -> str:
     return text if entry["deviation"] is None else f"{text} ± {scale * entry['deviation']:.{digits}f}"
 
 
+def payback(table: dict[str, dict[str, dict[str, Any]]]) -> str:
+    """After how many students a cache is paid: its seconds, by those that its teacher would have taken live."""
+    live, cached = table.get("hgkd", {}), table.get("hgkd-cached", {})
+    if not all("process_seconds" in row and "steps" in row for row in (live, cached)):
+        return ""
+    seconds = [row["process_seconds"]["mean"] / row["steps"]["mean"] for row in (live, cached)]
+    saved = cached["steps"]["mean"] * (seconds[0] - seconds[1])
+    if saved <= 0:
+        return "\nThe cache saves no time.\n"
+    wrote = cached["teach_seconds"]["mean"]
+    return (
+        f"\nThe cache took {wrote:.0f} s and saves each student {saved:.0f} s of teacher: it is paid after "
+        f"{wrote / saved:.1f} students.\n"
+    )
+
+
 def curves(tables: dict[str, dict[str, dict[str, dict[str, Any]]]], file: Path) -> None:
     """Draw kNN, linear and 10-shot accuracy against process seconds: a line a row, a point a table, a panel a set."""
     from matplotlib.figure import Figure
