@@ -3,10 +3,18 @@
 import importlib
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
+
+from hgkd_hf.finetuning.registry import TASKS
+from hgkd_hf.finetuning.trainer import FineTuningArguments
+from hgkd_hf.methods.registry import METHODS
+from hgkd_hf.training.arguments import DistillationArguments
+from hgkd_hf.training.teaching import TeachSettings
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "downstream.py"
 
@@ -88,3 +96,46 @@ def test_unknown_rows_are_named(downstream, tmp_path, capsys):
     with pytest.raises(SystemExit):
         downstream.main(["--dataset=x", "--rows=sparkle", f"--output_dir={tmp_path}"])
     assert "there is no row 'sparkle'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("seconds", "wanted"),
+    [
+        ((7.0, 17.0), 216),  # 2 s of start, 0.5 s a step
+        ((5.0, 15.0), 220),
+        ((20.0, 20.0), 300),  # noise: no step costs less than half of the mean
+    ],
+)
+def test_steps_that_fit_in_a_budget(downstream, seconds, wanted):
+    assert downstream.steps_within(110, (10, 30), seconds) == wanted
+
+
+def test_after_how_many_students_a_cache_is_paid(downstream):
+    live = {"steps": 200, "process_seconds": 100}
+    cached = {"steps": 500, "process_seconds": 100, "teach_seconds": 300}
+    table = downstream.summarise({"hgkd": [live], "hgkd-cached": [cached]})
+    # 500 steps with the teacher would take 250 s: 150 s more.
+    assert "took 300 s and saves each student 150 s of teacher: it is paid after 2.0" in downstream.payback(table)
+    assert downstream.payback(downstream.summarise({"hgkd": [live]})) == ""
+
+
+def test_every_rows_flags_are_known_to_the_scripts(downstream, monkeypatch, tmp_path):
+    """Of all rows, with a budget and a cache; no run is started."""
+    launched = set()
+
+    def launch(script, folder, **settings):
+        method = METHODS[settings.get("method", "hgkd")]
+        kinds = {"teach.py": (TeachSettings,), "distill.py": (method, DistillationArguments)}
+        kinds["finetune.py"] = (TASKS["image-classification"], FineTuningArguments)
+        assert set(settings) <= {field.name for kind in kinds[script] for field in fields(kind)}
+        launched.add(script)
+        folder.mkdir(parents=True, exist_ok=True)
+        summary = {"process_seconds": 1.0, "metrics": {"top1_accuracy": 0.5}}
+        (folder / "summary.json").write_text(json.dumps(summary))
+
+    monkeypatch.setattr(downstream, "launch_script", launch)
+    monkeypatch.setattr(downstream, "load_images", lambda dataset: SimpleNamespace(num_rows=100))
+    for row in downstream.PRETRAINED:
+        arguments = (downstream.PRESETS["full"], "x", "test", "t", [-1], "c", tmp_path / row / "60s", True, 60.0)
+        downstream.Benchmark(*arguments).finetuned(row, 0)
+    assert launched == {"teach.py", "distill.py", "finetune.py"}

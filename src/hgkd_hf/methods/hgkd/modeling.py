@@ -240,7 +240,7 @@ class HGKDForPreTraining(Distiller):
 
     def _positions(self, bool_masked_pos: Tensor, grid: torch.Size) -> Tensor | None:
         """(B, *grid) bool, True = this position is predicted; None: all are."""
-        if self.config.positions == "all" or not self.config.mask_ratio:
+        if self.config.positions == "all":
             return None
         hidden = expand_mask(bool_masked_pos, grid)
         return hidden if self.config.positions == "masked" else ~hidden
