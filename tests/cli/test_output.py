@@ -45,13 +45,14 @@ def flags(command: str, inputs: Path, run: Path) -> list[str]:
         "pretrain-teacher": {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1}
         | {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, **trains},
         "evaluate": {"model": inputs / "vit", "image_size": 64, "knn_k": 3, "protocols": "knn"},
+        "embed": {"model": inputs / "vit", "image_size": 64},
     }[command]
     settings |= {"dataset": inputs / "images", "output_dir": run}
     return [command, *(f"--{name}={value}" for name, value in settings.items())]
 
 
 # Lines on the terminal: what the run is (7 of distill), what came of it (5), and no warning.
-LINES = {"distill": 12, "finetune": 7, "pretrain-teacher": 6, "evaluate": 7}
+LINES = {"distill": 12, "finetune": 7, "pretrain-teacher": 6, "evaluate": 7, "embed": 3}
 
 
 @pytest.mark.parametrize("command", LINES)
@@ -61,13 +62,13 @@ def test_a_line_a_phase_and_one_bar(command, inputs, tmp_path, capfd):
     assert len(out.strip().splitlines()) <= LINES[command], out
     screens = err.replace("\r", "\n").splitlines()
     assert len([line for line in err.split("\n") if "images/s" not in line and line.strip()]) == 0, err
-    if command != "evaluate":
+    if command not in ("evaluate", "embed"):
         assert any("4/4" in line and "images/s" in line and "loss" in line for line in screens)
     for noise in ("Loading weights", "Writing model shards", "train_runtime", "grad_norm", "Warning"):
         assert noise not in out + err
     log = (tmp_path / "run" / LOG_FILE).read_text()
     assert out.strip().splitlines()[-1] in log
-    assert command == "evaluate" or '"grad_norm"' in log
+    assert command in ("evaluate", "embed") or '"grad_norm"' in log
 
 
 def test_verbose_shows_the_log(inputs, tmp_path, capfd):

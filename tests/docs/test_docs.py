@@ -21,7 +21,14 @@ from typing import NamedTuple
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModel, ResNetConfig, ViTConfig, ViTImageProcessorPil, ViTModel
+from transformers import (
+    AutoModel,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
+)
 
 from hgkd_hf.cli.main import main
 from hgkd_hf.cli.recipe import recipe_file
@@ -62,6 +69,9 @@ def world(tmp_path_factory) -> Path:
     for folder in (world / "resnet", world / "runs/mine/student"):
         student.save_pretrained(folder)
         student_image_processor(64, (0.5,) * 3, (0.25,) * 3).save_pretrained(folder)
+    classifier = ResNetForImageClassification(ResNetConfig(**widths))
+    classifier.save_pretrained(world / "runs/mine-cifar10/model")
+    student_image_processor(64, (0.5,) * 3, (0.25,) * 3).save_pretrained(world / "runs/mine-cifar10/model")
     onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
     if onnx:
         export_onnx(

@@ -15,6 +15,8 @@ COMMANDS = (
     "distill",
     "teach",
     "finetune",
+    "predict",
+    "embed",
     "evaluate",
     "export",
     "report",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from datasets import Dataset, IterableDataset
 from PIL import Image
@@ -61,6 +63,13 @@ class ImageSource:
             CorruptImageError: it cannot be decoded, or lies where rows may not point.
         """
         return decode_image(row[self.image_column], min_side=min_side, name=name, access=self.access)
+
+    def file_name(self, row: dict) -> str | None:
+        """The path of a row's image, below the dataset's folder where it lies there; None if the row names none."""
+        path, folder = (row[self.image_column] or {}).get("path"), self.access.folder
+        if path and folder and Path(path).is_relative_to(folder):
+            return Path(os.path.relpath(path, folder)).as_posix()
+        return path
 
     def label(self, row: dict) -> int | None:
         """The class of a row, None if it has no label, or one of no class."""

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from ..data import EvaluationDataset, ImageSource, ImageTransform, collate
+from ..data import DistillationDataset, EvaluationDataset, ImageSource, ImageTransform, collate
 from ..students.features import pooled_features
 from .features import Features, extract_features
 from .knn import knn_accuracy
@@ -38,10 +38,23 @@ class ProtocolSettings:
 
 
 def image_set_features(
-    model: nn.Module, source: ImageSource, transform: ImageTransform, batch_size: int = 128, num_workers: int = 0
+    model: nn.Module,
+    source: ImageSource,
+    transform: ImageTransform,
+    batch_size: int = 128,
+    num_workers: int = 0,
+    labels: bool = True,
 ) -> Features:
-    """The pooled features of a stock model of all readable images of a labelled split, on the model's device."""
-    dataset = EvaluationDataset(source, transform)
+    """The pooled features of a stock model of all readable images of a split, on the model's device.
+
+    Args:
+        model: gives them.
+        source: the split.
+        transform: a deterministic one.
+        batch_size, num_workers: of the loader.
+        labels: keep those of the split, which must have some.
+    """
+    dataset = EvaluationDataset(source, transform) if labels else DistillationDataset(source, transform, seed=0)
     loader = DataLoader(dataset, batch_size, collate_fn=collate, num_workers=num_workers)
     device = next(model.parameters()).device
     return extract_features(partial(pooled_features, model), loader, device, module=model).each_once()

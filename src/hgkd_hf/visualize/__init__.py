@@ -1,6 +1,7 @@
 """Pictures and curves of what a student learned. Needs matplotlib (extra `demo`)."""
 
 from .curves import curves_figure
+from .embedding import embedding_figure, own_neighbours_figure
 from .pictures import (
     feature_columns,
     features_figure,
@@ -14,10 +15,12 @@ from .pictures import (
 
 __all__ = [
     "curves_figure",
+    "embedding_figure",
     "feature_columns",
     "features_figure",
     "nearest",
     "neighbours_figure",
+    "own_neighbours_figure",
     "pca_colours",
     "prediction_columns",
     "prediction_figure",
