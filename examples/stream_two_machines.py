@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--student", default="resnet-50", help="a name, a Hub id, a folder, or a config as JSON")
     parser.add_argument("--image_size", default=224, type=int)
     parser.add_argument("--batch_size", default=64, type=int, help="of each process")
-    parser.add_argument("--workers", default=8, type=int, help="that read files; at most as many as there are files")
+    parser.add_argument("--workers", default=8, type=int, help="of each process, which read files of their own")
     parser.add_argument("--steps", default=10_000, type=int)
     parser.add_argument("--save_steps", default=500, type=int)
     parser.add_argument("--output_dir", default="runs/streamed")

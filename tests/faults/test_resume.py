@@ -12,6 +12,7 @@ KINDS = {
     "accumulated": {"gradient_accumulation_steps": 2, "max_steps": 7, "save_steps": 2},
     "streaming": {"streaming": True},
     "streaming-workers": {"streaming": True, "dataloader_num_workers": 2},
+    "streaming-shuffled": {"streaming": True, "shuffle_buffer": 5},
     "two-processes": {"world": 2},
     "two-processes-streaming": {"world": 2, "streaming": True, "dataloader_num_workers": 2},
 }

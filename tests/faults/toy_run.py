@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -102,9 +103,12 @@ def live(run: str, images: str, settings: dict, rank: int = 0, world: int = 1, p
         **settings,
     }
     streaming, hold = settings.pop("streaming", False), settings.pop("hold", -1)
+    buffer = settings.pop("shuffle_buffer", 0)
     args = DistillationArguments(output_dir=run, save_strategy="steps", disable_tqdm=True, **settings)
     model = build_model()
-    kind = StreamingDistillationDataset if streaming else DistillationDataset
+    kind = DistillationDataset
+    if streaming:
+        kind = partial(StreamingDistillationDataset, shuffle_buffer=buffer)
     data = kind(
         load_images(images, streaming=streaming),
         ImageTransform(64, train=True),

@@ -56,6 +56,7 @@ class ResumableTrainer(Trainer):
     """
 
     resumed_step = 0
+    _resumed_from: Path | None = None  # the checkpoint, until the first step
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
         """`Trainer.train`; with True, the newest whole checkpoint is taken and damaged ones are named.

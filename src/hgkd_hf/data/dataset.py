@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
 
 import torch
 import torch.utils.data
-from datasets import IterableDataset
-from datasets.distributed import split_dataset_by_node
 from PIL import Image
 from torch import Tensor
 
@@ -18,7 +15,6 @@ from hgkd_hf.data.augment import ImageTransform, MultiCropTransform, sample_gene
 from hgkd_hf.data.decode import CorruptImageError
 from hgkd_hf.data.labels import labelled
 from hgkd_hf.data.mixing import Mixing
-from hgkd_hf.data.reading import read_patiently
 from hgkd_hf.data.skipped import append_skipped
 from hgkd_hf.data.source import ImageSource
 from hgkd_hf.sparse.masking import num_visible_cells, random_cell_mask
@@ -27,14 +23,12 @@ logger = logging.getLogger(__name__)
 
 # So many broken images in a row are no accident of the data but a wrong column or a lost disk.
 MAX_TRIES = 32
-_COUNTER_SLOTS = 1024
+COUNTER_SLOTS = 1024
 # Rows of a stream are told apart by a hash of so many values, where a few thousand bad ones hardly ever meet.
 _STREAM_SLOTS = 2**20
-# Of fewer rows of a stream, the share that is bad says nothing.
-_FIRST_ROWS = 100
 
 
-class _Samples:
+class Samples:
     """What the map-style and the streaming dataset share: the sample, the epoch, and the record of bad images."""
 
     _streams = False
@@ -81,7 +75,7 @@ class _Samples:
         # Shared memory: workers that live through epochs see the new epoch, and their counts are seen here. One slot
         # a worker, since an addition by two of them to one slot could lose a count.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-        self._skipped = torch.zeros(_COUNTER_SLOTS, dtype=torch.int64).share_memory_()
+        self._skipped = torch.zeros(COUNTER_SLOTS, dtype=torch.int64).share_memory_()
         slots = _STREAM_SLOTS if self._streams else len(self.rows)
         self._bad = torch.zeros(slots, dtype=torch.bool).share_memory_()
 
@@ -117,7 +111,7 @@ class _Samples:
 
     def _skip(self, index: int, row: dict, error: CorruptImageError) -> None:
         """Count a bad image; the first time in this process, say which."""
-        self._skipped[_slot()] += 1
+        self._skipped[counter_slot()] += 1
         value = row[self.source.image_column] or {}
         place = index
         if self._streams:  # where a row has another index in every pass
@@ -132,7 +126,7 @@ class _Samples:
             append_skipped(self.skipped_log, index, value.get("path"), str(error))
 
 
-class DistillationDataset(_Samples, torch.utils.data.Dataset):
+class DistillationDataset(Samples, torch.utils.data.Dataset):
     """Map-style samples; sample i is a function of (seed, epoch, i) alone.
 
     A sample is a dict of `pixel_values` (3, H, W) float32, or what a `MultiCropTransform` gives; `bool_masked_pos`
@@ -199,7 +193,7 @@ class DistillationDataset(_Samples, torch.utils.data.Dataset):
                 last = error
             else:
                 return self._sample(image, row, current, key, epoch, purpose)
-        raise _all_bad(self.source, last)
+        raise all_bad(self.source, last)
 
 
 class EvaluationDataset(DistillationDataset):
@@ -217,129 +211,10 @@ class EvaluationDataset(DistillationDataset):
         super().__init__(source, transform, seed=0, return_labels=True, skipped_log=skipped_log)
 
 
-class StreamingDistillationDataset(_Samples, torch.utils.data.IterableDataset):
-    """The samples of `DistillationDataset`, from a stream; here `sample_index` is the position in the stream.
-
-    A position is counted where the stream is read: with one process and at most one worker it is the row, and samples
-    equal those of the map-style dataset. Several workers or processes read different shards at once; then position
-    = (n * workers + worker) * world_size + rank for the n-th row of a reader. Positions stay distinct and a run with
-    the same numbers of workers and processes repeats exactly, but other numbers change which crop and mask an image
-    gets; for runs that must not depend on them, do not stream. Bad images are replaced, counted and named likewise
-    (but a last row, whose next there is not, is left out), so that a reader gives as many samples as it reads rows.
-    A source that stalls or fails is read again: see `read_patiently`.
-
-    `datasets` shares out the shards (files): more workers than shards are idle, and where the shards do not divide by
-    `world_size`, each process skips the others' rows and lengths may differ by one, so train by steps.
-
-    Args:
-        source: streaming rows.
-        transform: image -> `pixel_values`.
-        seed, settings: as in `DistillationDataset`; `mixing` can only smooth labels.
-        rank: of this process among `world_size` readers. Leave both out where Accelerate splits the batches itself
-            (its `IterableDatasetShard` and dispatcher wrap every torch IterableDataset): to split twice loses data.
-        world_size: number of processes that read.
-        shuffle_buffer: rows among which the next one is drawn, after a shuffle of the shards, by (seed, epoch); 0
-            keeps the order of the files, often that of the classes.
-
-    Raises:
-        ValueError: the source does not stream, or labels are asked of a source without.
-    """
-
-    _streams = True
-
-    def __init__(
-        self,
-        source: ImageSource,
-        transform: ImageTransform | MultiCropTransform,
-        *,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
-        shuffle_buffer: int = 0,
-        **settings,
-    ) -> None:
-        super().__init__(source, transform, seed=seed, **settings)
-        self.rank, self.world_size, self.shuffle_buffer = rank, world_size, shuffle_buffer
-        self._rows_read = torch.zeros(_COUNTER_SLOTS, dtype=torch.int64).share_memory_()
-
-    @property
-    def skipped_share(self) -> float:
-        """Share of bad rows among those that workers of this process have read so far."""
-        return int(self._skipped.sum()) / max(int(self._rows_read.sum()), _FIRST_ROWS)
-
-    def __iter__(self) -> Iterator[dict[str, Tensor | int]]:
-        """One pass over this process's and worker's share, in the epoch that was set.
-
-        Raises:
-            CorruptImageError: 32 rows in a row are bad.
-            StreamError: the source is dead.
-        """
-        return self.read(int(self._epoch))
-
-    def read(self, epoch: int, *, endless: bool = False, skip: int = 0) -> Iterator[dict[str, Tensor | int]]:
-        """This process's and worker's share from `epoch` on.
-
-        Args:
-            epoch: number of passes before.
-            endless: pass after pass, instead of one.
-            skip: leave out so many samples, reading their rows without decoding them.
-        """
-        worker = torch.utils.data.get_worker_info()
-        worker_id, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        waiting: list[tuple[int, int]] = []  # (index, epoch) of rows for which a good image is sought
-        while True:
-            rows = 0
-            for count, row in enumerate(read_patiently(self._shuffled(epoch), self.source.name)):
-                rows += 1
-                if skip:
-                    skip -= 1
-                    continue
-                self._rows_read[_slot()] += 1
-                index = (count * num_workers + worker_id) * self.world_size + self.rank
-                waiting.append((index, epoch))
-                try:
-                    image = self._decode(row, index)
-                except CorruptImageError as error:
-                    self._skip(index, row, error)
-                    if len(waiting) == MAX_TRIES:
-                        raise _all_bad(self.source, error) from error
-                else:
-                    for key, its_epoch in waiting:
-                        yield self._sample(image, row, index, key, its_epoch)
-                    waiting.clear()
-            epoch += 1
-            if not endless or not rows:
-                return
-            if not self.shuffle_buffer:  # every pass of a reader is as long: whole ones need no reading
-                epoch, skip = epoch + skip // rows, skip % rows
-
-    def _decode(self, row: dict, index: int) -> Image.Image:
-        if self.return_labels:  # which nobody has looked through before
-            label, classes = self.source.label(row), self.source.class_names
-            if label is None:
-                raise CorruptImageError(f"row {index} has no label.")
-            if not isinstance(label, int) or label < 0 or (classes is not None and label >= len(classes)):
-                raise ValueError(
-                    f"row {index} of {self.source.name!r} has the label {label}, which is not the number of a class: "
-                    f"correct {self.source.flags.label_column} {self.source.label_column!r}."
-                )
-        return super()._decode(row, index)
-
-    def _shuffled(self, epoch: int) -> IterableDataset:
-        """This process's rows in the order of an epoch, which is the files' without `shuffle_buffer`."""
-        rows = self.rows
-        if self.shuffle_buffer:
-            seed = sample_generator(self.seed, epoch, 0, "order").initial_seed() % 2**32
-            rows = rows.shuffle(seed=seed, buffer_size=self.shuffle_buffer)
-        if self.world_size > 1:
-            rows = split_dataset_by_node(rows, rank=self.rank, world_size=self.world_size)
-        return rows
-
-
-def _slot() -> int:
+def counter_slot() -> int:
     """This worker's place in shared counters."""
     worker = torch.utils.data.get_worker_info()
-    return 0 if worker is None else 1 + worker.id % (_COUNTER_SLOTS - 1)
+    return 0 if worker is None else 1 + worker.id % (COUNTER_SLOTS - 1)
 
 
 def collate(samples: list[dict[str, Tensor | int]]) -> dict[str, Tensor]:
@@ -352,7 +227,8 @@ def collate(samples: list[dict[str, Tensor | int]]) -> dict[str, Tensor]:
     }
 
 
-def _all_bad(source: ImageSource, last: CorruptImageError) -> CorruptImageError:
+def all_bad(source: ImageSource, last: CorruptImageError) -> CorruptImageError:
+    """The error of a dataset that `MAX_TRIES` rows in a row hold no image of."""
     return CorruptImageError(
         f"Too many rows of {source.name!r} in a row hold no readable image (the last: {str(last).rstrip('.')}): "
         f"check the files, and {source.flags.image_column}, which is {source.image_column!r}."

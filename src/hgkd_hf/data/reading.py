@@ -5,40 +5,46 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from queue import Empty, Full, Queue
-from typing import Any
+from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
 
 # `datasets` itself tries a lost connection again for up to two minutes, which is no stall yet.
 STALL_SECONDS = 180.0
 PAUSES = (1.0, 4.0, 16.0, 64.0)  # seconds before each new try; rows that arrive start the count anew
-_READ_AHEAD = 8
+READ_AHEAD = 8  # rows
+
+Row, Place = TypeVar("Row"), TypeVar("Place")
 
 
 class StreamError(RuntimeError):
     """A stream that stays dead after every try; the message is one sentence."""
 
 
-def read_patiently(rows: Iterable[dict], name: str) -> Iterator[dict]:
+def read_patiently(
+    read: Callable[[Place], Iterator[tuple[Row, Place]]], place: Place, name: str, ahead: int = READ_AHEAD
+) -> Iterator[tuple[Row, Place]]:
     """The rows of a stream, in order and each once, through stalls and failures.
 
-    After a failure, or when nothing comes for `STALL_SECONDS`, the stream is opened anew and read up to where it was.
+    After a failure, or when nothing comes for `STALL_SECONDS`, the stream is opened anew after the last row.
 
     Args:
-        rows: gives the same rows at each iteration.
+        read: rows from a place on, each with the place after it.
+        place: where to begin.
         name: what messages call the stream.
+        ahead: rows that are read before they are wanted.
 
     Raises:
         StreamError: it failed at the same row after each of `PAUSES`.
     """
     given = failures = 0
     while True:
-        arrived: Queue = Queue(maxsize=_READ_AHEAD)
+        arrived: Queue = Queue(maxsize=ahead)
         closed = threading.Event()
         # A read that hangs cannot be ended; its thread is left behind and dies with the process.
-        arguments = (rows, given, arrived, closed)
+        arguments = (read, place, arrived, closed)
         threading.Thread(target=_fill, args=arguments, name=f"stream of {name}", daemon=True).start()
         try:
             while True:
@@ -50,7 +56,7 @@ def read_patiently(rows: Iterable[dict], name: str) -> Iterator[dict]:
                     break
                 if row is None:
                     return
-                given, failures = given + 1, 0
+                given, failures, place = given + 1, 0, row[1]
                 yield row
         finally:
             closed.set()
@@ -65,10 +71,12 @@ def read_patiently(rows: Iterable[dict], name: str) -> Iterator[dict]:
         failures += 1
 
 
-def _fill(rows: Iterable[dict], start: int, arrived: Queue, closed: threading.Event) -> None:
-    """Put (row, None) for each row from `start` on, then (None, None); on an error (None, error)."""
+def _fill(
+    read: Callable[[Place], Iterator[tuple[Row, Place]]], place: Place, arrived: Queue, closed: threading.Event
+) -> None:
+    """Put (row and place, None) for each row, then Nones; an error comes last."""
 
-    def put(entry: tuple[Any, Any]) -> bool:
+    def put(*entry: Any) -> bool:
         while not closed.is_set():
             try:
                 arrived.put(entry, timeout=0.5)
@@ -78,11 +86,9 @@ def _fill(rows: Iterable[dict], start: int, arrived: Queue, closed: threading.Ev
         return False
 
     try:
-        for count, row in enumerate(rows):
-            if count >= start and not put((row, None)):
+        for row in read(place):
+            if not put(row, None):
                 return
-            if closed.is_set():
-                return
-        put((None, None))
+        put(None, None)
     except Exception as error:  # whatever it is, it must reach the reader
-        put((None, error))
+        put(None, error)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import logging
-import math
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import skip_first_batches
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerCallback
@@ -35,6 +36,17 @@ from .metrics_file import MetricsFile
 from .progress import ImagesPerSecond
 
 logger = logging.getLogger(__name__)
+
+STREAM_STATE = "stream_state_{}.json"  # in a checkpoint, of each process
+
+
+def read_stream_states(checkpoint: Path) -> list[dict[str, Any]]:
+    """What `EndlessStream.state` gave in each process, in their order; none in checkpoints of earlier versions."""
+    paths = (checkpoint / STREAM_STATE.format(rank) for rank in itertools.count())
+    states = [json.loads(path.read_text(encoding="utf-8")) for path in itertools.takewhile(Path.is_file, paths)]
+    if not states:
+        logger.warning("%s does not say where the stream was: it is read from its first row.", checkpoint)
+    return states
 
 
 class BaseTrainer(ResumableTrainer):
@@ -84,8 +96,8 @@ class BaseTrainer(ResumableTrainer):
         if isinstance(train_dataset, StreamingDistillationDataset):
             if args.max_steps <= 0:
                 raise ValueError("a stream has no length: say how long to train with --max_steps.")
-            # A worker without a file of its own would break the turns; the stream itself knows where to go on.
-            args.dataloader_num_workers = min(args.dataloader_num_workers, train_dataset.rows.num_shards)
+            own = train_dataset.num_shards // args.world_size  # a shard of several readers is read by each
+            args.dataloader_num_workers = min(args.dataloader_num_workers, max(1, own))
             args.ignore_data_skip = True
         if args.sync_batch_norm and args.world_size > 1:
             synchronise_batch_norm(model)
@@ -116,6 +128,7 @@ class BaseTrainer(ResumableTrainer):
         self._terms: dict[str, Tensor] = {}  # (sum, count) of each since the last log
         self._last_log: tuple[int, float] | None = None  # step and time, None before the first step
         self._data_wait = 0.0  # seconds since then
+        self._stream: EndlessStream | None = None
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """`ResumableTrainer.train`; what breaks after a SIGTERM was broken by it.
@@ -138,28 +151,46 @@ class BaseTrainer(ResumableTrainer):
                 raise SystemExit(REQUEUE_EXIT_CODE) from None
 
     def get_train_dataloader(self) -> DataLoader:
-        """As `Trainer`'s; of a stream one that never ends, and in a resumed run goes on where it was."""
+        """As `Trainer`'s; of a stream one that never ends, of this process's own shards, resumed where it was."""
         stream, args = self.train_dataset, self.args
         if not isinstance(stream, StreamingDistillationDataset):
             loader = super().get_train_dataloader()
             loader.worker_init_fn = outlive_signal  # not `Trainer`'s seeds: samples have their own
             return loader
-        # Accelerate reads a stream in the first process and gives every process its batch.
-        group = math.lcm(max(args.dataloader_num_workers, 1), args.world_size)
-        before = self.resumed_step * args.gradient_accumulation_steps * args.world_size
-        endless = EndlessStream(stream, self._train_batch_size, before // group * group)
-        loader = self._get_dataloader(endless, "Training", self._train_batch_size, is_training=True)
-        loader.worker_init_fn = outlive_signal
-        return skip_first_batches(loader, before % group // args.world_size)
+        self._stream = EndlessStream(
+            stream,
+            self.data_collator,
+            rank=args.process_index,
+            world_size=args.world_size,
+            workers=args.dataloader_num_workers,
+            states=[] if self._resumed_from is None else read_stream_states(self._resumed_from),
+        )
+        loader = DataLoader(
+            self._stream,
+            batch_size=self._train_batch_size,
+            collate_fn=self._stream.collate,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=outlive_signal,
+        )
+        # As if there were one process: the shards are shared out already.
+        alone = {"num_processes": 1, "process_index": 0, "dispatch_batches": False}
+        return prepare_data_loader(loader, args.device, put_on_device=True, **alone)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any):
         """`Trainer.get_batch_samples`; the time that it waits for data is measured."""
         start = time.perf_counter()
         if self._last_log is None:
             self._last_log = (self.state.global_step, start)
-        batches = super().get_batch_samples(*args, **kwargs)
+        batches, num_items = super().get_batch_samples(*args, **kwargs)
         self._data_wait += time.perf_counter() - start
-        return batches
+        if self._stream is not None:
+            for batch in batches:
+                self._stream.note(batch)
+        return batches, num_items
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """`Trainer.training_step`; a loss that is not finite counts as the mean of the others since the last log.
@@ -200,6 +231,12 @@ class BaseTrainer(ResumableTrainer):
         """As its parent, but not once a run is to be stopped for what its steps were like."""
         self._read_guard()
         super()._save_checkpoint(model, trial)
+
+    def _save_training_state(self, folder: Path) -> None:
+        """With the place in the stream of each process."""
+        super()._save_training_state(folder)
+        if self._stream is not None:
+            (folder / STREAM_STATE.format(self.args.process_index)).write_text(json.dumps(self._stream.state()))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the named terms' means since the last log, over all processes, and the speed."""

@@ -52,12 +52,24 @@ class CommandSettings(TaughtImages):
 
     label_column: str | None = setting(None, "Labels; needed where it is not plain.")
     streaming: bool = setting(False, "Read rows in order, without downloading first.")
+    shuffle_buffer: int = setting(
+        0, "Rows of a stream that are shuffled together, after its files; 0: the order of the files.", minimum=0
+    )
 
     knn_split: str | None = setting(None, "Labelled split to evaluate on; none: no kNN.")
     knn_bank_samples: int = setting(10_000, "Training images that kNN looks up.", minimum=1)
     knn_query_samples: int = setting(2_000, "Images of --knn_split that it classifies.", minimum=1)
     resume: bool = setting(False, "Resume from the last checkpoint in --output_dir.")
     dry_run: bool = setting(False, "Check everything, print recipe, sizes, memory and steps, and stop.")
+
+    def check(self) -> None:
+        """Also refuse a buffer for what is shuffled as a whole."""
+        super().check()
+        if self.shuffle_buffer and not self.streaming:
+            raise ValueError(
+                f"shuffle_buffer is {self.shuffle_buffer}, but only a stream has one: leave --shuffle_buffer out (all "
+                "rows are shuffled), or set --streaming."
+            )
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -91,7 +91,9 @@ class Method(CommandSettings):
             return CachedTeacherDataset(
                 self.source, views, cache=self.cache, seed=seed, skipped_log=skipped_log, **settings
             )
-        kind = StreamingDistillationDataset if self.streaming else DistillationDataset
+        kind = DistillationDataset
+        if self.streaming:
+            kind = partial(StreamingDistillationDataset, shuffle_buffer=self.shuffle_buffer)
         return kind(self.source, transform, seed=seed, skipped_log=skipped_log, **settings)
 
     def crop(self, model: Distiller, **settings) -> ImageTransform:
