@@ -21,7 +21,9 @@ from hgkd_hf.checkpoints.folders import list_checkpoints
 from hgkd_hf.checkpoints.whole_folders import fault
 
 
-def torture(lives: Lives, folder: Path, kills: int, chance: random.Random, world: int, **settings) -> tuple[int, int]:
+def torture(
+    lives: Lives, folder: Path, kills: int, chance: random.Random, world: int = 1, **settings
+) -> tuple[int, int]:
     """Kill `kills` times; returns the number of runs that came to their end and of signals that were SIGTERM.
 
     Raises:
@@ -54,6 +56,9 @@ def torture(lives: Lives, folder: Path, kills: int, chance: random.Random, world
             if number == signal.SIGKILL and chance.random() < 0.2 and not (run / "weights.txt").exists():
                 damage(run, chance)
         assert facts(run, world) == wanted, f"{run} differs from the run never interrupted"
+        (run / "weights.txt").unlink()
+        lives.finish(run, world, **settings)  # once more, when there is nothing left to do
+        assert facts(run, world) == wanted, f"{run} has gone beyond its end"
         finished += 1
         print(f"{done} kills", end="\r", flush=True)
         shutil.rmtree(run)
@@ -68,27 +73,37 @@ def damage(run: Path, chance: random.Random) -> None:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+# 22 images in batches of 4 are 6 steps an epoch: 12 steps end with one, 11 and 7 within.
+KINDS = {
+    "one process, 2 workers": {"max_steps": 12, "dataloader_num_workers": 2},
+    "an end within an epoch": {"max_steps": 11},
+    "accumulated batches": {"max_steps": 7, "gradient_accumulation_steps": 2},
+    "a stream, 2 workers": {"max_steps": 11, "streaming": True, "dataloader_num_workers": 2},
+    "a shuffled stream": {"max_steps": 11, "streaming": True, "shuffle_buffer": 5},
+    "2 processes": {"max_steps": 11, "world": 2},
+    "2 processes, a stream": {"max_steps": 11, "world": 2, "streaming": True, "dataloader_num_workers": 2},
+}
+
+
 def main() -> None:
     """Run it and print the counts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=200, help="of the run of one process with 2 workers")
-    parser.add_argument("--kills_of_two", type=int, default=30, help="of the run of 2 processes")
+    parser.add_argument("--kills", type=int, default=60, help="of all kinds together")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     chance = random.Random(args.seed)
     with tempfile.TemporaryDirectory() as folder:
         lives = Lives(write_images(Path(folder, "images")))
-        for name, kills, world, settings in (
-            ("one process, 2 workers", args.kills, 1, {"dataloader_num_workers": 2}),
-            ("2 processes", args.kills_of_two, 2, {}),
-        ):
+        for number, kind in enumerate(args.kinds):
+            kills = (args.kills + number) // len(args.kinds)
             began = time.monotonic()
-            part = Path(folder, str(world))
+            part = Path(folder, str(number))
             part.mkdir()
-            runs, terminated = torture(lives, part, kills, chance, world, max_steps=12, **settings)
+            runs, terminated = torture(lives, part, kills, chance, **KINDS[kind])
             print(
-                f"{name}: {kills} kills ({terminated} by SIGTERM) in {runs} runs, none diverged, none could not be "
-                f"loaded; {time.monotonic() - began:.0f} s",
+                f"{kind}: {kills} kills ({terminated} by SIGTERM) in {runs} runs, 0 diverged, 0 steps too many, "
+                f"0 could not be loaded; {time.monotonic() - began:.0f} s",
                 flush=True,
             )
 
