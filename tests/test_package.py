@@ -1,8 +1,10 @@
 """What importing the package does, and what README and Makefile promise."""
 
 import re
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -58,3 +60,20 @@ def test_readme_commands_exist():
 def test_readme_names_files_that_exist():
     for path in re.findall(r"(?:training|docs|tests|examples)/[\w/]+\.\w+", (REPOSITORY / "README.md").read_text()):
         assert (REPOSITORY / path).exists(), path
+
+
+def test_wheel_holds_what_the_package_reads(tmp_path):
+    """Recipes, templates and the page's parts are files beside the code: a wheel without them fails only when used."""
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+    package = tmp_path / "src" / "hgkd_hf"
+    shutil.copytree(REPOSITORY / "src" / "hgkd_hf", package, ignore=shutil.ignore_patterns("__pycache__"))
+    build = "from setuptools.build_meta import build_wheel; build_wheel('dist')"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True, check=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = set(archive.namelist())
+        entry_points = next(name for name in held if name.endswith("entry_points.txt"))
+        assert "hgkd = hgkd_hf.cli.main:main" in archive.read(entry_points).decode()
+    assert {path.relative_to(package.parent).as_posix() for path in package.rglob("*") if path.is_file()} <= held
+    assert {path.suffix for path in package.rglob("*") if path.is_file()} >= {".py", ".yaml", ".md", ".html", ".js"}

@@ -55,7 +55,7 @@ def test_batch_size_fits_memory_and_data(machine, free, samples, accumulated, si
     args.settle_batch_size(None, range(samples), collate)
     assert args.per_device_train_batch_size == size
     assert args.learning_rate == pytest.approx(2e-3 * math.sqrt(size * accumulated / 256))
-    assert args.describe_auto() == f"per_device_train_batch_size {size}"
+    assert args.describe()["auto"] == f"per_device_train_batch_size {size}"
     args.settle_batch_size(None, None, None)  # it is settled
 
 

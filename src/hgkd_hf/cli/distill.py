@@ -118,10 +118,8 @@ def build_trainer(
     publisher = StudentPublisher(trainer)
     trainer.add_callback(ReportCallback(trainer))
     trainer.add_callback(publisher)
-    step = f"{training.images_per_step} images a step on {training.world_size} process(es)"
-    rows = args.describe(model) | {"training": f"{step}, learning rate {training.learning_rate:.2e}"}
     card = publisher.card
-    card.description = rows | ({"auto": training.describe_auto()} if training.auto else {})
+    card.description = args.describe(model) | training.describe()
     card.add_settings(args)
     if args.student_pretrained:
         card.start = find_source(args.student, "model", args.student_revision)

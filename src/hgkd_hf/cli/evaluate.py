@@ -11,10 +11,12 @@ results.json, model-index.yaml (for the metadata of a model's README) and, for a
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..methods.base.command_settings import DatasetSettings
+from ..methods.base.settings import setting
 from ..version import __version__
 from .errors import run_script
 from .output import hush, log_to, show
@@ -27,58 +29,42 @@ if TYPE_CHECKING:
 SEGMENTATION = "linear-segmentation"
 
 
-@dataclass
-class EvaluationArguments:
+@dataclass(kw_only=True)
+class EvaluationArguments(DatasetSettings):
     """Which model is evaluated, on which images, and how."""
 
-    model: str = field(metadata={"help": "Folder or Hub id: a run's student/, student/sparse_unet/, any other model."})
-    dataset: str = field(metadata={"help": "Hub id or path of labelled images."})
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
-    split: str = field(default="train", metadata={"help": "Split to look up and to train probes on."})
-    eval_split: str = field(default="test", metadata={"help": "Split to classify."})
-    image_column: str | None = field(default=None, metadata={"help": "Needed where several columns hold images."})
-    label_column: str | None = field(default=None, metadata={"help": "Needed where it is not plain."})
-    allow_remote_images: bool = field(
-        default=False, metadata={"help": "Open images that rows name by a URL or by a path outside of the dataset."}
-    )
-    bank_samples: int | None = field(default=None, metadata={"help": "Use at most so many images of --split."})
-    query_samples: int | None = field(default=None, metadata={"help": "Use at most so many of --eval_split."})
+    model: str = setting(help="Folder or Hub id: a run's student/, student/sparse_unet/, any other model.")
+    model_revision: str | None = setting(None, "Branch, tag or commit of the model.")
+    split: str = setting("train", "Split to look up and to train probes on.")
+    eval_split: str = setting("test", "Split to classify.")
+    label_column: str | None = setting(None, "Needed where it is not plain.")
+    bank_samples: int | None = setting(None, "Use at most so many images of --split.", minimum=1)
+    query_samples: int | None = setting(None, "Use at most so many of --eval_split.", minimum=1)
 
-    protocols: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Some of knn, linear, low-shot, representation; default: all. Or linear-segmentation."},
+    protocols: list[str] = setting(
+        [], "Some of knn, linear, low-shot, representation; default: all. Or linear-segmentation."
     )
-    image_size: list[int] = field(
-        default_factory=lambda: [224], metadata={"help": "Pixels of the images: one side, or height and width."}
+    image_size: list[int] = setting([224], "Pixels of the images: one side, or height and width.", minimum=1)
+    crop_fraction: float = setting(1.0, "Share of the resized image that the crop keeps.", above=0, maximum=1)
+    knn_k: int = setting(20, "Neighbours.", minimum=1)
+    knn_temperature: float = setting(0.07, "Of the neighbours' weights.", above=0)
+    shots: list[int] = setting([1, 5, 10], "Labels a class of few-label probes.", minimum=1)
+    draws: int = setting(5, "How often few labels are drawn.", minimum=1)
+    seed: int = setting(0, "Of the probes' splits and draws.")
+    teacher: str | None = setting(None, "ViT to compare with by CKA, as --teacher of `hgkd distill`.")
+    teacher_layer: int = setting(-1, "Of the teacher's patch features.")
+    target_column: str | None = setting(None, "linear-segmentation: column of the masks.")
+    class_names: list[str] | None = setting(None, "linear-segmentation: names of the classes.")
+    ignore_index: int = setting(255, "linear-segmentation: value of mask pixels that do not count.")
+    mask_values: list[int] | None = setting(
+        None, "linear-segmentation: pixel values of the classes, where not 0, 1, 2, ..."
     )
-    crop_fraction: float = field(default=1.0, metadata={"help": "Share of the resized image that the crop keeps."})
-    knn_k: int = field(default=20, metadata={"help": "Neighbours."})
-    knn_temperature: float = field(default=0.07, metadata={"help": "Of the neighbours' weights."})
-    shots: list[int] = field(
-        default_factory=lambda: [1, 5, 10], metadata={"help": "Labels a class of few-label probes."}
-    )
-    draws: int = field(default=5, metadata={"help": "How often few labels are drawn."})
-    seed: int = field(default=0, metadata={"help": "Of the probes' splits and draws."})
-    teacher: str | None = field(
-        default=None,
-        metadata={"help": "ViT to compare with by CKA, as --teacher of `hgkd distill`."},
-    )
-    teacher_layer: int = field(default=-1, metadata={"help": "Of the teacher's patch features."})
-    target_column: str | None = field(default=None, metadata={"help": "linear-segmentation: column of the masks."})
-    class_names: list[str] | None = field(
-        default=None, metadata={"help": "linear-segmentation: names of the classes."}
-    )
-    ignore_index: int = field(
-        default=255, metadata={"help": "linear-segmentation: value of mask pixels that do not count."}
-    )
-    mask_values: list[int] | None = field(
-        default=None, metadata={"help": "linear-segmentation: pixel values of the classes, where not 0, 1, 2, ..."}
-    )
-    batch_size: int = field(default=128, metadata={"help": "Images at a time."})
-    num_workers: int = field(default=0, metadata={"help": "Processes that read images."})
-    output_dir: Path = field(default=Path("runs/evaluation"), metadata={"help": "Where the results go."})
+    batch_size: int = setting(128, "Images at a time.", minimum=1)
+    num_workers: int = setting(0, "Processes that read images.", minimum=0)
+    output_dir: Path = setting(Path("runs/evaluation"), "Where the results go.")
+
+    def __post_init__(self) -> None:
+        self.check()
 
 
 def main(arguments: list[str] | None = None) -> dict[str, float | None]:
@@ -156,24 +142,9 @@ def evaluate_segmentation(args: EvaluationArguments) -> tuple[dict, dict, Segmen
     from ..finetuning.segmentation import SemanticSegmentation
     from ..finetuning.segmentation_probe import probe_segmentation
 
-    task = SemanticSegmentation(
-        args.dataset,
-        args.model,
-        model_revision=args.model_revision,
-        split=args.split,
-        eval_split=args.eval_split,
-        max_samples=args.bank_samples,
-        max_eval_samples=args.query_samples,
-        dataset_config=args.dataset_config,
-        dataset_revision=args.dataset_revision,
-        image_column=args.image_column,
-        allow_remote_images=args.allow_remote_images,
-        target_column=args.target_column,
-        class_names=args.class_names,
-        ignore_index=args.ignore_index,
-        mask_values=args.mask_values,
-        image_size=args.image_size,
-    )
+    known = {item.name for item in fields(SemanticSegmentation)}
+    shared = {name: value for name, value in vars(args).items() if name in known}
+    task = SemanticSegmentation(**shared, max_samples=args.bank_samples, max_eval_samples=args.query_samples)
     settings = SegmentationProbeSettings(seed=args.seed)
     metrics, used = probe_segmentation(task, settings, min(args.batch_size, settings.batch_size), args.num_workers)
     how = f"linear probe on frozen maps, {settings.epochs} epochs, seed {settings.seed}"

@@ -76,9 +76,8 @@ def finetune(task: Task, training: FineTuningArguments, command: list[str]) -> d
     facts = {
         "model": f"{type(model).__name__} ({task.model}), {model.num_parameters() / 1e6:.1f} M parameters",
         "data": f"{task.source.name}, {task.source.num_rows:,} images of {len(task.names)} classes",
-        "training": f"{training.images_per_step} images a step on {training.world_size} process(es)",
     }
-    publisher.card.description = facts | ({"auto": training.describe_auto()} if training.auto else {})
+    publisher.card.description = facts | training.describe()
     publisher.card.command = public_command(command)
     publisher.card.add_settings(task)
     if training.push_to_hub:

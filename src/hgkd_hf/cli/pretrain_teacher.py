@@ -8,11 +8,13 @@ that `teacher_input: masked` needs.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..checkpoints.whole_folders import write_whole, written_aside
+from ..methods.base.command_settings import DatasetSettings
+from ..methods.base.settings import setting
 from ..training.settings import TrainingSettings
 from .errors import run_script
 from .output import hush, log_to, show, show_facts
@@ -26,43 +28,34 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class TeacherArguments:
+class TeacherArguments(DatasetSettings):
     """The size of the autoencoder, and its images."""
 
-    dataset: str = field(metadata={"help": "Hub id or path: a folder of images, of parquet files, a saved dataset."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
-    split: str = field(default="train", metadata={"help": "Split to train on."})
-    image_column: str | None = field(default=None, metadata={"help": "Needed where several columns hold images."})
-    allow_remote_images: bool = field(
-        default=False, metadata={"help": "Open images that rows name by a URL or by a path outside of the dataset."}
-    )
-    max_samples: int | None = field(default=None, metadata={"help": "Use at most so many images."})
-    image_size: int = field(default=224, metadata={"help": "Pixels of the crops."})
-    crop_scale: list[float] = field(
-        default_factory=lambda: [0.2, 1.0], metadata={"help": "Share of the area cropped."}
-    )
-    flip_probability: float = field(default=0.5, metadata={"help": "Of a horizontal flip."})
-    patch_size: int = field(default=16, metadata={"help": "Pixels of a patch."})
-    hidden_size: int = field(default=192, metadata={"help": "Width of the encoder."})
-    num_hidden_layers: int = field(default=12, metadata={"help": "Blocks of the encoder."})
-    decoder_hidden_size: int = field(default=128, metadata={"help": "Width of the decoder."})
-    decoder_num_hidden_layers: int = field(default=4, metadata={"help": "Blocks of the decoder."})
-    head_size: int = field(default=32, metadata={"help": "Channels of an attention head."})
-    mask_ratio: float = field(default=0.75, metadata={"help": "Share of the patches that are hidden."})
-    resume: bool = field(default=False, metadata={"help": "Continue from the last checkpoint in --output_dir."})
+    max_samples: int | None = setting(None, "Use at most so many images.", minimum=1)
+    image_size: int = setting(224, "Pixels of the crops.", minimum=1)
+    crop_scale: list[float] = setting([0.2, 1.0], "Share of the area cropped.")
+    flip_probability: float = setting(0.5, "Of a horizontal flip.", minimum=0, maximum=1)
+    patch_size: int = setting(16, "Pixels of a patch.", minimum=1)
+    hidden_size: int = setting(192, "Width of the encoder.", minimum=1)
+    num_hidden_layers: int = setting(12, "Blocks of the encoder.", minimum=1)
+    decoder_hidden_size: int = setting(128, "Width of the decoder.", minimum=1)
+    decoder_num_hidden_layers: int = setting(4, "Blocks of the decoder.", minimum=1)
+    head_size: int = setting(32, "Channels of an attention head.", minimum=1)
+    mask_ratio: float = setting(0.75, "Share of the patches that are hidden.", above=0, below=1)
+    resume: bool = setting(False, "Resume from the last checkpoint in --output_dir.")
+
+    def __post_init__(self) -> None:
+        self.check()
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}.")
+        for name in ("hidden_size", "decoder_hidden_size"):
+            if getattr(self, name) % self.head_size:
+                raise ValueError(f"{name} {getattr(self, name)} is not a multiple of head_size {self.head_size}.")
 
 
 def build_config(args: TeacherArguments) -> ViTMAEConfig:
     from transformers import ViTMAEConfig
 
-    if args.image_size % args.patch_size:
-        raise ValueError(f"image_size {args.image_size} is not a multiple of patch_size {args.patch_size}.")
-    for name in ("hidden_size", "decoder_hidden_size"):
-        if getattr(args, name) % args.head_size:
-            raise ValueError(f"{name} {getattr(args, name)} is not a multiple of head_size {args.head_size}.")
-    if not 0 < args.mask_ratio < 1:
-        raise ValueError(f"mask_ratio is {args.mask_ratio}, but it must be above 0 and below 1.")
     return ViTMAEConfig(
         image_size=args.image_size,
         patch_size=args.patch_size,
@@ -129,9 +122,8 @@ def pretrain(args: TeacherArguments, training: DistillationArguments) -> Path:
         facts = {
             "model": f"masked autoencoder, {trainer.model.num_parameters() / 1e6:.1f} M parameters",
             "data": f"{source.name}, {source.num_rows:,} images",
-            "training": f"{training.images_per_step} images a step on {training.world_size} process(es)",
         }
-        show_facts(facts | ({"auto": training.describe_auto()} if training.auto else {}))
+        show_facts(facts | training.describe())
         write_whole(Path(training.output_dir, RECIPE_FILE), to_recipe(args, training))
     result = trainer.train(resume_from_checkpoint=checkpoint)
     teacher = Path(training.output_dir, "teacher")

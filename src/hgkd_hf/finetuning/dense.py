@@ -34,7 +34,9 @@ class DenseTask(DenseSettings, Task):
 
     default_target_column: ClassVar[str]
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Also refuse ranges that do not rise, and sides that the heads cannot take."""
+        super().check()
         if len(self.scale_range) != 2 or not 0 < self.scale_range[0] <= self.scale_range[1]:
             raise ValueError(f"scale_range is {self.scale_range}, but it must be a rising pair above 0.")
         sides = self.image_size

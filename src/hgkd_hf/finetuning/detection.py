@@ -41,8 +41,9 @@ class ObjectDetection(ObjectDetectionSettings, DenseTask):
     default_target_column: ClassVar[str] = "objects"
     _named = 0
 
-    def __post_init__(self):
-        super().__post_init__()
+    def check(self) -> None:
+        """Also refuse an unknown format of boxes, and missing libraries."""
+        super().check()
         if self.box_format not in BOX_FORMATS:
             raise ValueError(
                 f"box_format is {self.box_format!r}: choose one of {', '.join(BOX_FORMATS)} (--box_format)."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..methods.base.command_settings import DatasetSettings
+from ..methods.base.settings import setting
 from ..students.presets import PRESETS
 from ..training.settings import TrainingSettings
 
@@ -15,120 +17,90 @@ BOX_FORMATS = tuple(f"{order}{unit}" for unit in ("", NORMALISED) for order in (
 class FineTuningSettings(TrainingSettings):
     """What fine-tuning adds to the settings of a training, and its other defaults; learning rates scale as there."""
 
-    layer_decay: float = field(
-        default=1.0, metadata={"help": "Learning rate of each coarser-to-finer scale of the encoder, times this."}
+    layer_decay: float = setting(
+        1.0, "Learning rate of each coarser-to-finer scale of the encoder, times this.", above=0, maximum=1
     )
-    ema_decay: float | None = field(
-        default=None, metadata={"help": "Evaluate and keep the moving average of the weights with this decay."}
+    ema_decay: float | None = setting(
+        None, "Evaluate and keep the moving average of the weights with this decay.", minimum=0, below=1
     )
-    base_learning_rate: float = field(
-        default=1e-3, metadata={"help": "Learning rate for 256 images a step; grows with the root of their number."}
+    base_learning_rate: float = setting(
+        1e-3, "Learning rate for 256 images a step; grows with the root of their number."
     )
-    output_dir: str = field(default="runs/finetuning", metadata={"help": "The run's folder."})
-    adam_beta2: float = field(default=0.999, metadata={"help": "Decay of AdamW's second moment."})
+    output_dir: str = setting("runs/finetuning", "The run's folder.")
+    adam_beta2: float = setting(0.999, "Decay of AdamW's second moment.")
     # Labels are there: nothing is evaluated by neighbours.
     knn_k: int = field(default=20, init=False)
     knn_temperature: float = field(default=0.07, init=False)
 
 
 @dataclass
-class TaskSettings:
+class TaskSettings(DatasetSettings):
     """What is fine-tuned for what, on which images."""
 
-    dataset: str = field(metadata={"help": "Hub id or path: a folder of images, of parquet files, a saved dataset."})
-    model: str = field(
-        metadata={
-            "help": "Folder or Hub id of the pre-trained model (a run's student/, or student/sparse_unet to keep the "
-            f"decoder in segmentation); random weights: a config as JSON, or one of {', '.join(PRESETS)}."
-        }
+    model: str = setting(
+        help="Folder or Hub id of the pre-trained model (a run's student/, or student/sparse_unet to keep the decoder "
+        f"in segmentation); random weights: a config as JSON, or one of {', '.join(PRESETS)}."
     )
-    task: str = field(
-        default="image-classification",
-        metadata={"help": "image-classification | semantic-segmentation | object-detection."},
+    task: str = setting("image-classification", "image-classification | semantic-segmentation | object-detection.")
+    model_revision: str | None = setting(None, "Branch, tag or commit of the model.")
+    eval_split: str | None = setting(None, "Split to evaluate on; none: no evaluation.")
+    max_samples: int | None = setting(None, "Train on at most so many images, drawn once for all seeds.", minimum=1)
+    max_eval_samples: int | None = setting(None, "Evaluate on at most so many images.", minimum=1)
+    target_column: str | None = setting(None, "Column of the labels, masks or objects.")
+    class_names: list[str] | None = setting(
+        None, "Names of the classes by integer, where the dataset does not name them."
     )
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model."})
-    split: str = field(default="train", metadata={"help": "Split to train on."})
-    eval_split: str | None = field(default=None, metadata={"help": "Split to evaluate on; none: no evaluation."})
-    max_samples: int | None = field(
-        default=None, metadata={"help": "Train on at most so many images, drawn once for all seeds."}
-    )
-    max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate on at most so many images."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
-    image_column: str | None = field(default=None, metadata={"help": "Needed where several columns hold images."})
-    allow_remote_images: bool = field(
-        default=False, metadata={"help": "Open images that rows name by a URL or by a path outside of the dataset."}
-    )
-    target_column: str | None = field(default=None, metadata={"help": "Column of the labels, masks or objects."})
-    class_names: list[str] | None = field(
-        default=None, metadata={"help": "Names of the classes by integer, where the dataset does not name them."}
-    )
-    flip_probability: float = field(default=0.5, metadata={"help": "Of a horizontal flip in training."})
-    drop_path_rate: float = field(default=0.0, metadata={"help": "Stochastic depth, of models that have it."})
-    resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in --output_dir."})
+    flip_probability: float = setting(0.5, "Of a horizontal flip in training.", minimum=0, maximum=1)
+    drop_path_rate: float = setting(0.0, "Stochastic depth, of models that have it.", minimum=0, below=1)
+    resume: bool = setting(False, "Resume from the last checkpoint in --output_dir.")
 
 
 @dataclass
 class ImageClassificationSettings(TaskSettings):
     """Crops and their labels."""
 
-    image_size: int = field(default=224, metadata={"help": "Pixels of the side of the crops."})
-    crop_scale: list[float] = field(
-        default_factory=lambda: [0.25, 1.0], metadata={"help": "Share of the area cropped in training."}
+    image_size: int = setting(224, "Pixels of the side of the crops.", minimum=1)
+    crop_scale: list[float] = setting([0.25, 1.0], "Share of the area cropped in training.")
+    crop_fraction: float = setting(
+        1.0, "Share of the resized image that an evaluation crop keeps.", above=0, maximum=1
     )
-    crop_fraction: float = field(
-        default=1.0, metadata={"help": "Share of the resized image that an evaluation crop keeps."}
-    )
-    color_jitter: float = field(default=0.0, metadata={"help": "Change of brightness, contrast and saturation."})
-    mixup: float = field(default=0.0, metadata={"help": "Alpha of mixup; 0 = none."})
-    cutmix: float = field(default=0.0, metadata={"help": "Alpha of cutmix; 0 = none."})
-    label_smoothing: float = field(default=0.0, metadata={"help": "Share of a label spread over all classes."})
+    color_jitter: float = setting(0.0, "Change of brightness, contrast and saturation.", minimum=0, maximum=1)
+    mixup: float = setting(0.0, "Alpha of mixup; 0 = none.", minimum=0)
+    cutmix: float = setting(0.0, "Alpha of cutmix; 0 = none.", minimum=0)
+    label_smoothing: float = setting(0.0, "Share of a label spread over all classes.", minimum=0, below=1)
 
 
 @dataclass
 class DenseSettings(TaskSettings):
     """Images on a canvas, for tasks that predict places."""
 
-    image_size: list[int] = field(
-        default_factory=lambda: [512],
-        metadata={"help": "Pixels of the canvas: one side, or height and width, multiples of 32."},
-    )
-    scale_range: list[float] = field(
-        default_factory=lambda: [0.5, 2.0],
-        metadata={"help": "Multiples of the canvas at which training images are laid on it."},
-    )
-    head_width: int = field(default=256, metadata={"help": "Channels of the head."})
+    image_size: list[int] = setting([512], "Pixels of the canvas: one side, or height and width, multiples of 32.")
+    scale_range: list[float] = setting([0.5, 2.0], "Multiples of the canvas at which training images are laid on it.")
+    head_width: int = setting(256, "Channels of the head.", minimum=1)
 
 
 @dataclass
 class SemanticSegmentationSettings(DenseSettings):
     """Masks, and the decoder."""
 
-    ignore_index: int = field(default=255, metadata={"help": "Value of mask pixels that do not count."})
-    mask_values: list[int] | None = field(
-        default=None,
-        metadata={
-            "help": "Pixel values of the classes in the order of --class_names, where they are not 0, 1, 2, ..."
-        },
+    ignore_index: int = setting(255, "Value of mask pixels that do not count.")
+    mask_values: list[int] | None = setting(
+        None, "Pixel values of the classes in the order of --class_names, where they are not 0, 1, 2, ..."
     )
-    decoder_stride: int = field(
-        default=4, metadata={"help": "Pixels per position where a kept decoder ends and the classifier begins."}
-    )
+    decoder_stride: int = setting(4, "Pixels per position where a kept decoder ends and the classifier begins.")
 
 
 @dataclass
 class ObjectDetectionSettings(DenseSettings):
     """Boxes, and the detector."""
 
-    box_format: str = field(
-        default="xywh",
-        metadata={
-            "help": "Of the stored boxes: x, y, width, height; corners; or centre and size; in pixels, or as "
-            f"shares of the image's sides: {', '.join(BOX_FORMATS)}."
-        },
+    box_format: str = setting(
+        "xywh",
+        "Of the stored boxes: x, y, width, height; corners; or centre and size; in pixels, or as shares of the "
+        f"image's sides: {', '.join(BOX_FORMATS)}.",
     )
-    num_queries: int = field(default=300, metadata={"help": "Most boxes that an image can get."})
-    decoder_layers: int = field(default=6, metadata={"help": "Of the detector's decoder."})
+    num_queries: int = setting(300, "Most boxes that an image can get.", minimum=1)
+    decoder_layers: int = setting(6, "Of the detector's decoder.", minimum=1)
 
 
 SETTINGS: dict[str, type[TaskSettings]] = {

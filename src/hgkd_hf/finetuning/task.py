@@ -27,6 +27,9 @@ class Task(TaskSettings, ABC):
 
     main_metric: ClassVar[str]
 
+    def __post_init__(self) -> None:
+        self.check()
+
     @abstractmethod
     def build_model(self) -> PreTrainedModel:
         """The stock model of the task around `model`, with a fresh head.
@@ -123,11 +126,9 @@ class Task(TaskSettings, ABC):
         """The config of `model`, with the rate of stochastic depth.
 
         Raises:
-            ValueError: the model has no stochastic depth, or the rate is no probability.
+            ValueError: the model has no stochastic depth.
         """
         config = student_encoder_config(self.model, self.model_revision)
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"drop_path_rate is {self.drop_path_rate}, but it must be at least 0 and below 1.")
         encoder_config = config.encoder_config if config.model_type == "sparse_unet" else config
         if hasattr(encoder_config, "drop_path_rate"):
             encoder_config.drop_path_rate = self.drop_path_rate

@@ -29,13 +29,6 @@ AVERAGED_WEIGHTS = "averaged_weights.safetensors"
 class FineTuningArguments(FineTuningSettings, DistillationArguments):
     """`DistillationArguments` with the fields and defaults of `FineTuningSettings`."""
 
-    def __post_init__(self):
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay is {self.layer_decay}, but it must be above 0 and at most 1.")
-        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay is {self.ema_decay}, but it must be at least 0 and below 1.")
-        super().__post_init__()
-
 
 class FineTuningTrainer(BaseTrainer):
     """Trains a stock model on labels and evaluates it by its task's metrics.

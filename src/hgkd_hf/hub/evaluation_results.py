@@ -8,9 +8,40 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 from huggingface_hub.repocard_data import eval_results_to_model_index
-from huggingface_hub.utils import yaml_dump
 
+from . import readme
 from .sources import Source
+
+
+def eval_result(
+    dataset: Source, split: str | None, name: str, value: float, protocol: str | None = None, **kinds: str
+) -> EvalResult:
+    """A metric for the metadata of a README; `kinds` are the Hub's names of task and metric."""
+    return EvalResult(
+        dataset_type=dataset.name,
+        dataset_name=dataset.name,
+        dataset_split=split,
+        dataset_revision=dataset.revision,
+        metric_name=name,
+        metric_value=value,
+        metric_args={"protocol": protocol} if protocol else None,
+        **kinds,
+    )
+
+
+def result_files(dataset: Source, best: EvalResult) -> dict[str, str]:
+    """`.eval_results/*.yaml` of one metric for the leaderboard of a dataset of the Hub; none for other datasets."""
+    if not dataset.on_hub:
+        return {}
+    protocol = (best.metric_args or {}).get("protocol")
+    entry = EvalResultEntry(
+        dataset_id=dataset.name,
+        task_id="default",
+        value=best.metric_value,
+        dataset_revision=dataset.revision,
+        notes=f"{best.metric_name}: {protocol}" if protocol else best.metric_name,
+    )
+    return {f".eval_results/{dataset.name.split('/')[-1]}.yaml": readme.to_yaml(eval_result_entries_to_yaml([entry]))}
 
 
 def write_evaluation(
@@ -25,36 +56,16 @@ def write_evaluation(
         dataset: where the images come from.
         split: which of its splits was classified.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    accuracies = {name: value for name, value in results["metrics"].items() if name.endswith("_accuracy")}
-    if not accuracies:
-        return
-    entries = [
-        EvalResult(
-            task_type="image-classification",
-            dataset_type=dataset.name,
-            dataset_name=dataset.name,
-            dataset_split=split,
-            dataset_revision=dataset.revision,
-            metric_type="accuracy",
-            metric_name=name.replace("_", " "),
-            metric_value=value,
-            metric_args={"protocol": protocols[name]},
-        )
-        for name, value in accuracies.items()
+    kinds = {"task_type": "image-classification", "metric_type": "accuracy"}
+    found = [
+        eval_result(dataset, split, name.replace("_", " "), value, protocols[name], **kinds)
+        for name, value in results["metrics"].items()
+        if name.endswith("_accuracy")
     ]
-    index = yaml_dump({"model-index": eval_results_to_model_index(Path(results["model"]).name, entries)})
-    (folder / "model-index.yaml").write_text(index, encoding="utf-8")
-    if dataset.on_hub:
-        name, value = next(iter(accuracies.items()))
-        entry = EvalResultEntry(
-            dataset_id=dataset.name,
-            task_id="default",
-            value=value,
-            dataset_revision=dataset.revision,
-            notes=f"{name}: {protocols[name]}",
-        )
-        (folder / ".eval_results").mkdir(exist_ok=True)
-        text = yaml_dump(eval_result_entries_to_yaml([entry]))
-        (folder / ".eval_results" / f"{dataset.name.split('/')[-1]}.yaml").write_text(text, encoding="utf-8")
+    texts = {"results.json": json.dumps(results, indent=2) + "\n"}
+    if found:
+        index = eval_results_to_model_index(Path(results["model"]).name, found)
+        texts |= {"model-index.yaml": readme.to_yaml({"model-index": index})} | result_files(dataset, found[0])
+    for name, text in texts.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")

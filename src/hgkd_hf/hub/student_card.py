@@ -8,9 +8,10 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
+from huggingface_hub import EvalResult, ModelCardData
 
 from . import readme
+from .evaluation_results import eval_result, result_files
 from .papers import METHOD_NOTES, MethodNote
 from .privacy import public
 from .sources import License, Source, derive_license
@@ -235,38 +236,20 @@ class StudentCard:
     def _eval_results(self) -> list[EvalResult]:
         if self.dataset is None:
             return []
-        return [
-            EvalResult(
-                task_type=self.pipeline if self.task else "image-classification",
-                dataset_type=self.dataset.name,
-                dataset_name=self.dataset.name,
-                dataset_split=self.data.get("evaluation_split"),
-                dataset_revision=self.dataset.revision,
-                metric_type=METRICS[metric][1],
-                metric_name=METRICS[metric][0],
-                metric_value=value,
-                metric_args={"protocol": self.protocol[metric]} if metric in self.protocol else None,
-            )
-            for metric, value in self.results.get(STUDENT, {}).items()
-            if METRICS.get(metric, (metric, None))[1]
-        ]
+        task, split = self.pipeline if self.task else "image-classification", self.data.get("evaluation_split")
+        found = []
+        for metric, value in self.results.get(STUDENT, {}).items():
+            title, kind = METRICS.get(metric, (metric, None))
+            if kind:
+                kinds = {"task_type": task, "metric_type": kind}
+                found.append(eval_result(self.dataset, split, title, value, self.protocol.get(metric), **kinds))
+        return found
 
     def result_files(self) -> dict[str, str]:
         """`.eval_results/*.yaml`: the student's first metric on its dataset, if the dataset is the Hub's."""
         results = self._eval_results()
-        if not results or not self.dataset.on_hub:
-            return {}
-        best = next((result for result in results if result.metric_name == METRICS["accuracy"][0]), results[0])
-        notes = f"{best.metric_name}: {(best.metric_args or {}).get('protocol', '')}".rstrip(": ")
-        entry = EvalResultEntry(
-            dataset_id=self.dataset.name,
-            task_id="default",
-            value=best.metric_value,
-            dataset_revision=self.dataset.revision,
-            notes=notes,
-        )
-        file = f".eval_results/{self.dataset.name.split('/')[-1]}.yaml"
-        return {file: readme.to_yaml(eval_result_entries_to_yaml([entry]))}
+        top1 = (result for result in results if result.metric_name == METRICS["accuracy"][0])
+        return result_files(self.dataset, next(top1, results[0])) if results else {}
 
     def render(self, repo_id: str | None = None) -> str:
         """The README: metadata, then our part of the body. Reads nothing but this object and the template.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +63,9 @@ class StudentPublisher(ModelPublisher):
         """Of four training images, for methods that predict a teacher's features at hidden cells."""
         if model.config.model_type != "hgkd" or not model.config.feature_weight:
             return
-        samples = list(islice(iter(self.trainer.train_dataset), 4))
-        batch = {name: value.to(self.args.device) for name, value in self.trainer.data_collator(samples).items()}
         folder.mkdir(parents=True, exist_ok=True)
         with self.trainer.compute_loss_context_manager():
-            shown = (batch.get(name) for name in ("pixel_values", "bool_masked_pos", "teacher_features"))
-            figure = prediction_figure(model, *shown)
+            figure = prediction_figure(model, **self.trainer.sample_batch(4))
         figure.savefig(folder / PREDICTIONS, dpi=100)
         self.card.pictures[PREDICTIONS] = "What the student sees, and what it predicts of its teacher's features."
 

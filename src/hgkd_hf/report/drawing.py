@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +37,7 @@ def evaluation_figures(
     mean, std = model.config.image_mean, model.config.image_std
     figures = {}
     if model.predicts_masked:
-        shown = (samples.get(name) for name in ("pixel_values", "bool_masked_pos", "teacher_features"))
-        figures["predictions"] = prediction_figure(model, *shown)
+        figures["predictions"] = prediction_figure(model, **samples)
     else:
         pixels = torch.stack([datasets[1][index]["pixel_values"] for index in range(min(SAMPLES, len(datasets[1])))])
         encoder = model.to_native().base_model
@@ -72,10 +70,8 @@ def draw_evaluation(trainer: DistillationTrainer, features: tuple[Features, Feat
     """
     step, folder = trainer.state.global_step, Path(trainer.args.output_dir, PICTURES)
     model = trainer.accelerator.unwrap_model(trainer.model)
-    samples = trainer.data_collator(list(islice(iter(trainer.train_dataset), SAMPLES)))
-    samples = {name: value.to(trainer.args.device) for name, value in samples.items() if torch.is_tensor(value)}
     with trainer.compute_loss_context_manager():
-        figures = evaluation_figures(model, samples, features, trainer.knn_datasets)
+        figures = evaluation_figures(model, trainer.sample_batch(SAMPLES), features, trainer.knn_datasets)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {}
     for name, figure in figures.items():

@@ -73,6 +73,7 @@ class DistillationArguments(TrainingSettings, TrainingArguments):
     """
 
     def __post_init__(self):
+        self.check()
         if not torch.accelerator.is_available():
             # Without it, each process of several on a machine without accelerator believes that it is alone.
             self.use_cpu = True
@@ -146,9 +147,13 @@ class DistillationArguments(TrainingSettings, TrainingArguments):
         self.per_device_train_batch_size = size
         self._scale_learning_rate()
 
-    def describe_auto(self) -> str:
-        """What the fields that were `"auto"` have come to, in words."""
-        return ", ".join(f"{name} {getattr(self, name)}" for name in self.auto)
+    def describe(self) -> dict[str, str]:
+        """The start summary: images of a step, learning rate, and what the fields that were `"auto"` have come to."""
+        step = f"{self.images_per_step} images a step on {self.world_size} process(es)"
+        facts = {"training": f"{step}, learning rate {self.learning_rate:.2e}"}
+        if self.auto:
+            facts["auto"] = ", ".join(f"{name} {getattr(self, name)}" for name in self.auto)
+        return facts
 
     def _settle_workers(self) -> None:
         for name in ("per_device_train_batch_size", "dataloader_num_workers"):

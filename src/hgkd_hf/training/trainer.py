@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
@@ -72,6 +75,11 @@ class DistillationTrainer(BaseTrainer):
             self.args, self.state, self.control, metrics, features=(bank, queries)
         )
         return metrics
+
+    def sample_batch(self, count: int) -> dict[str, Tensor]:
+        """The first `count` training samples as the model's arguments, on its device; to be drawn."""
+        batch = self._prepare_inputs(self.data_collator(list(islice(iter(self.train_dataset), count))))
+        return {name: value for name, value in batch.items() if name != "sample_index"}
 
     def extract(self, dataset: Dataset, logits: bool = False) -> Features:
         """The student's features of a labelled dataset, or its `logits` in their place.

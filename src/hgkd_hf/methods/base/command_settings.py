@@ -5,18 +5,32 @@ Nothing here, nor in the `settings.py` of a method, imports torch: `--help` is a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from ...students.presets import PRESETS
-from .settings import LabelledSettings, Settings, setting
+from .settings import LabelledSettings, MethodSettings, Settings, setting
 
 
 @dataclass
-class TaughtImages(Settings):
-    """Which teacher sees which crops of which images: what `hgkd distill` and `hgkd teach` have in common."""
+class DatasetSettings(Settings):
+    """Which images a command reads."""
 
     dataset: str = setting(help="Hub id or path: a folder of images, of parquet files, a saved dataset.")
+    _: KW_ONLY  # so that commands may add settings that must be given
+    dataset_config: str | None = setting(None, "Configuration of the dataset.")
+    dataset_revision: str | None = setting(None, "Branch, tag or commit of the dataset.")
+    split: str = setting("train", "Split of the dataset.")
+    image_column: str | None = setting(None, "Needed where several columns hold images.")
+    allow_remote_images: bool = setting(
+        False, "Open images that rows name by a URL or by a path outside of the dataset."
+    )
+
+
+@dataclass
+class TaughtImages(DatasetSettings):
+    """Which teacher sees which crops of which images: what `hgkd distill` and `hgkd teach` have in common."""
+
     teacher: str | None = setting(None, "A name (`hgkd teachers` lists them), Hub id or folder.")
     teacher_revision: str | None = setting(None, "Branch, tag or commit of the teacher.")
     teacher_layers: list[int] = setting([-1], "Target layers: -1 = final output, i = block i.")
@@ -26,18 +40,11 @@ class TaughtImages(Settings):
     image_size: int = setting(224, "Pixels of the crops.", minimum=1)
     crop_scale: list[float] = setting([0.67, 1.0], "Share of the area cropped.")
     flip_probability: float = setting(0.5, "Of a horizontal flip.", minimum=0, maximum=1)
-    dataset_config: str | None = setting(None, "Configuration of the dataset.")
-    dataset_revision: str | None = setting(None, "Branch, tag or commit of the dataset.")
-    split: str = setting("train", "Split of the dataset.")
-    image_column: str | None = setting(None, "Needed where several columns hold images.")
-    allow_remote_images: bool = setting(
-        False, "Open images that rows name by a URL or by a path outside of the dataset."
-    )
     max_samples: int | None = setting(None, "Use at most so many images.", minimum=1)
 
 
 @dataclass
-class CommandSettings(TaughtImages):
+class CommandSettings(MethodSettings, TaughtImages):
     """What is distilled from what, on which images."""
 
     method: str = setting("hgkd", "hgkd | rob | manifold | msdcrd | kd.")

@@ -14,12 +14,12 @@ from transformers.utils import ModelOutput
 from ...teachers import ClassifierTeacher, PatchTeacher
 from ...teachers.cache import CachedTeacher, recall
 from ...teachers.showing import show
-from .settings import Settings
+from .settings import MethodSettings
 
 Teacher = PatchTeacher | ClassifierTeacher | CachedTeacher
 
 
-class DistillerConfig(Settings, PreTrainedConfig):
+class DistillerConfig(MethodSettings, PreTrainedConfig):
     """Configuration of a distiller: its student, its teacher and, from the method's settings, everything else.
 
     Args:

@@ -47,21 +47,7 @@ def setting(default: Any = MISSING, help: str = "", *, before: Any = MISSING, **
 
 @dataclass
 class Settings:
-    """Base of all that has settings: of a method alone, of its config, of the command that runs it.
-
-    A method's settings are one dataclass; its config (`KDConfig(KDSettings, DistillerConfig)`) and its command
-    (`KDMethod(KDSettings, Method)`) take the fields, and `check`, from it.
-    """
-
-    @property
-    def title(self) -> str:
-        """The method's name on cards and in tables."""
-        raise NotImplementedError
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether these settings learn from a teacher."""
-        return True
+    """Base of all that has settings: of methods, of trainings, of commands."""
 
     @classmethod
     def before(cls) -> dict[str, Any]:
@@ -83,7 +69,26 @@ class Settings:
 
 
 @dataclass
-class LabelledSettings(Settings):
+class MethodSettings(Settings):
+    """Base of the settings of a method alone, of its config, of the command that runs it.
+
+    A method's settings are one dataclass; its config (`KDConfig(KDSettings, DistillerConfig)`) and its command
+    (`KDMethod(KDSettings, Method)`) take the fields, and `check`, from it.
+    """
+
+    @property
+    def title(self) -> str:
+        """The method's name on cards and in tables."""
+        raise NotImplementedError
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether these settings learn from a teacher."""
+        return True
+
+
+@dataclass
+class LabelledSettings(MethodSettings):
     """Base of the settings of a method that learns from labels."""
 
     @property

@@ -7,11 +7,11 @@ from typing import Literal
 
 from ...objectives.choices import FeatureLoss, TargetNormKind
 from ..base.command_settings import CommandSettings
-from ..base.settings import Settings, setting
+from ..base.settings import MethodSettings, setting
 
 
 @dataclass
-class HGKDSettings(Settings):
+class HGKDSettings(MethodSettings):
     """H-GKD (arXiv:2309.09571) is known to us by its abstract; every choice that it leaves open is a setting.
 
     The defaults are what gave the best students in equal time (docs/results.md): nothing is hidden. With a

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..base.command_settings import CommandSettings
-from ..base.settings import Settings, setting
+from ..base.settings import MethodSettings, setting
 
 TITLES = {"dino": "DINO", "swav": "SwAV", "ibot": "iBOT", "msn": "MSN"}
 
 
 @dataclass
-class RoBSettings(Settings):
+class RoBSettings(MethodSettings):
     """RoB (arXiv:2301.09451): the student learns which prototypes a frozen teacher assigns images to.
 
     `ssl_method` decides how scores become targets and what the `"ssl"` head looks like; `"ibot"` adds a term for the
