@@ -1,4 +1,4 @@
-"""Distil from a stream of the Hub on two machines: nothing is downloaded first, and a stopped run goes on.
+"""Distil from a stream of the Hub on two machines: nothing is downloaded first, and a stopped run resumes.
 
 The same on both, with the address of one of them; without GPUs, one process on each:
 

@@ -40,6 +40,8 @@ from hgkd_hf.methods.registry import METHODS
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 IDS = [page.stem for page in PAGES]
+# Resume, repair, "is not a multiple of".
+PRIVATE_WORDS = re.compile(r"\b(?:(?:go|goes|going|gone) on|mend(?:s|ed|ing)?|no multiple of|in words)\b")
 BLOCK = re.compile(
     r"^(?P<marks><!-- needs .*? -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
@@ -236,3 +238,16 @@ def test_site_builds_without_warnings(tmp_path):
     assert "HGKDForPreTraining" in (tmp_path / "site/api/index.html").read_text()
     assert "<td><code>mask_ratio</code></td>" in (tmp_path / "site/methods/index.html").read_text()
     assert "https://fonts." not in (tmp_path / "site/index.html").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_pages_use_the_words_of_the_field(page):
+    assert not PRIVATE_WORDS.findall(page.read_text())
+
+
+def test_messages_use_the_words_of_the_field():
+    """Of all strings in the package: help, errors, warnings, docstrings."""
+    for path in sorted((REPOSITORY / "src").rglob("*.py")):
+        nodes = ast.walk(ast.parse(path.read_text()))
+        texts = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        assert not PRIVATE_WORDS.findall("\n".join(texts)), path

@@ -185,10 +185,10 @@ def test_nothing_to_push(hub: HubServer, tmp_path):
 def test_readme_that_is_no_text(hub: HubServer, run: Path):
     hub.api().create_repo(REPO)
     hub.repo(REPO).resolve("main").tree["README.md"] = Blob("é".encode("latin-1"))  # by git: the client would not
-    with pytest.raises(ValueError, match="the README of alice/student on the Hub is no UTF-8 text: save it as UTF-8"):
+    with pytest.raises(ValueError, match="the README of alice/student on the Hub is not UTF-8 text: save it as UTF-8"):
         push_student(run, REPO)
     (run / "README.md").write_bytes("é".encode("latin-1"))
-    with pytest.raises(ValueError, match="the README in .*student is no UTF-8 text"):
+    with pytest.raises(ValueError, match="the README in .*student is not UTF-8 text"):
         push_student(run, REPO)
 
 

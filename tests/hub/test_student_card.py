@@ -219,7 +219,7 @@ def test_json_round_trip(card, tmp_path):
 def test_bad_json_is_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match="it is written by a run when it ends"):
         StudentCard.load(tmp_path / "card.json")
-    for content, said in (("{", "is no card"), ('{"nmae": 1}', "has no field 'nmae'")):
+    for content, said in (("{", "is not a model card's data"), ('{"nmae": 1}', "has no field 'nmae'")):
         (tmp_path / "card.json").write_text(content)
         with pytest.raises(ValueError, match=said):
             StudentCard.load(tmp_path / "card.json")

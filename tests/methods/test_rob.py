@@ -141,7 +141,7 @@ def test_a_cnn_hides_no_patches(teacher, fields):
 
 def test_a_student_without_mask_token_cannot_learn_ibot(teacher):
     clip = CLIPVisionConfig(**VIT, image_size=64, patch_size=16)
-    with pytest.raises(ValueError, match="a mask token, which a clip_vision_model student has not"):
+    with pytest.raises(ValueError, match="a mask token, but a clip_vision_model student has none"):
         RoBForPreTraining(RoBConfig.for_teacher(teacher, clip, ssl_method="ibot", image_size=64))
 
 

@@ -192,7 +192,10 @@ def test_a_teacher_stays_frozen_and_its_features_serve_autograd():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"image_size": 225}, "image_size 225 is no multiple of its 16-pixel patches: set image_size to 224 or 240"),
+        (
+            {"image_size": 225},
+            "225 is not a multiple of its 16-pixel patches: set image_size to 224 or 240",
+        ),
         ({"image_size": (64, 8)}, "set image_size to 16"),
         ({"layers": (0,)}, "1 to 3 .*not 0"),
         ({"layers": (1, 4)}, "1 to 3 .*not 4"),

@@ -24,7 +24,7 @@ _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 class RunStopped(RuntimeError):
-    """A run that cannot go on; the message is one sentence that says why and how to continue."""
+    """A run that cannot continue; the message is one sentence that says why and how to continue."""
 
 
 def checkpoint_step(folder: Path) -> int:

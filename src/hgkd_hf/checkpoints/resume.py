@@ -179,7 +179,7 @@ class ResumableTrainer(Trainer):
                 self.optimizer.load_state_dict(state["optimizer"])
             restore_settings(self.optimizer, settings)
         else:
-            logger.warning("The optimizer is another one than before (optim, optim_args): its moments begin anew.")
+            logger.warning("The optimizer has changed (optim, optim_args): its moments start from zero.")
         if "lr_scheduler_type" in changed:
             state["scheduler"] = {"last_epoch": self.resumed_step, "_step_count": self.resumed_step + 1}
         restore_schedule(self.lr_scheduler, state["scheduler"])

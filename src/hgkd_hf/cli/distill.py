@@ -190,8 +190,8 @@ def finish(
     # Of a run that was fetched from the Hub, the best may lie elsewhere.
     if best is not None and Path(best).is_dir() and not best.endswith(f"-{trainer.state.global_step}"):
         summary["best"] = {"checkpoint": best, "eval_knn_accuracy": trainer.state.best_metric}
-        model, figures = type(trainer.model).from_pretrained(best), {"knn_accuracy": trainer.state.best_metric}
-        publisher.export_student(run / BEST_FOLDER, model, figures)
+        model, metrics = type(trainer.model).from_pretrained(best), {"knn_accuracy": trainer.state.best_metric}
+        publisher.export_student(run / BEST_FOLDER, model, metrics)
     write_whole(run / "summary.json", json.dumps(summary, indent=2) + "\n")
     with warn_only("the report"):
         show(f"report: {write_report(run)}")

@@ -17,7 +17,7 @@ from .parser import settings_parser
 
 RECIPE_FILE = "recipe.yaml"  # in a run's folder
 RECIPES = Path(__file__).parents[1] / "recipes"  # which the package brings
-# Settings that say how a command is to go on, not what a run is.
+# Settings that say how a command proceeds, not what a run is.
 _OF_THE_COMMAND = ("resume", "dry_run", "allow_changes")
 # Settings of `TrainingArguments` until transformers 4, found in many recipes, and what took their place.
 DROPPED = {
@@ -39,7 +39,7 @@ def parse_recipe(
 ) -> tuple:
     """Read `--recipe FILE` and flags into one instance of each dataclass in `types`.
 
-    Settings that are `auto` in a run that goes on (`resume`) get what the word came to before, from the run's recipe.
+    Settings that are `auto` in a run that is resumed get what the word came to before, from the run's recipe.
 
     Args:
         types: dataclasses; their fields are the recipe's keys and the flags.
@@ -64,7 +64,7 @@ def parse_recipe(
     arguments = flags + arguments
     try:
         *instances, _ = parser.parse_args_into_dataclasses(args=arguments)
-    except Exception as error:  # settings are refused with many kinds of errors, all of them the user's to mend
+    except Exception as error:  # settings are refused with many kinds of errors, all of them the user's to correct
         raise ValueError(f"these settings do not fit: {' '.join(str(error).split())}") from error
     settled = _settled_before(instances, arguments)
     if not settled:

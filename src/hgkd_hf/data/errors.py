@@ -1,4 +1,4 @@
-"""What the errors of this room say: the flags to change, lists of choices, the cause of what failed inside."""
+"""What the errors of this folder say: the flags to change, lists of choices, the cause of what failed inside."""
 
 from __future__ import annotations
 

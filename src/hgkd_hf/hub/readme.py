@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-BEGIN = "<!-- hgkd_hf: begin. What stands between these two lines is written anew; write above or below them. -->"
+BEGIN = "<!-- hgkd_hf: begin. What is between these two lines is rewritten; write above or below them. -->"
 END = "<!-- hgkd_hf: end -->"
 # From a line that begins our part to the first line that ends it. Without its end, a part is text like any other, so
 # that nothing below it is lost.
@@ -55,7 +55,7 @@ def read(path: Path, whose: str) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        raise ValueError(f"the README {whose} is no UTF-8 text: save it as UTF-8.") from None
+        raise ValueError(f"the README {whose} is not UTF-8 text: save it as UTF-8.") from None
 
 
 def to_yaml(data: dict[str, Any]) -> str:
@@ -81,9 +81,9 @@ def split(readme: str) -> tuple[dict[str, Any], str]:
     try:
         metadata = yaml.safe_load(found["yaml"]) or {}
     except yaml.YAMLError as error:
-        raise ValueError(f"the metadata of the README are no YAML: {' '.join(str(error).split())}") from error
+        raise ValueError(f"the metadata of the README is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(metadata, dict):
-        raise ValueError("the metadata of the README are no YAML mapping.")
+        raise ValueError("the metadata of the README is not a YAML mapping.")
     return metadata, readme[found.end() :]
 
 

@@ -89,11 +89,11 @@ def checked_recipe(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     taken, left_out = {}, {}
     for key, value in values.items():
         if key not in allowed:
-            why = "is for the command line alone to say" if key in known else f"is of no setting of method {name} here"
+            why = "is for the command line alone to say" if key in known else f"is not a setting of method {name} here"
             if value and (key not in known or value != _default(known[key])):
                 left_out[key if key in known else shown(key)] = f"{shown(value)} {why}"
         elif key in SOURCES and not _is_source(key, value):
-            left_out[key] = f"{shown(value)} is no Hub id `owner/name`, or names something on this machine"
+            left_out[key] = f"{shown(value)} is not a Hub id `owner/name`, or names something on this machine"
         elif key not in SOURCES and not is_plain(value):
             left_out[key] = f"{shown(value)} is neither a number nor a plain word"
         else:

@@ -175,7 +175,7 @@ class StudentCard:
         except FileNotFoundError:
             raise FileNotFoundError(f"there is no {Path(path)}: it is written by a run when it ends.") from None
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is no card: {error}") from error
+            raise ValueError(f"{path} is not a model card's data: {error}") from error
 
     # -- telling -----------------------------------------------------------------------------------------------------
 

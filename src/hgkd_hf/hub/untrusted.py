@@ -36,7 +36,7 @@ def check_names(listed: set[str]) -> None:
     """
     for name in sorted(listed):
         if not _FILE.fullmatch(name):
-            raise ValueError(f"{shown(name)} is no file of a checkpoint")
+            raise ValueError(f"{shown(name)} is not a checkpoint file")
 
 
 def checked_files(listed: set[str], checkpoint: Path) -> list[str]:
@@ -186,5 +186,5 @@ def _is_count(value: Any) -> bool:
 def numbers(entry: Any, path: Path) -> dict[str, float | None]:
     """The numbers of an entry of a log; None for one that was not finite."""
     if not isinstance(entry, dict):
-        raise ValueError(f"an entry of the log in {path.name} is no mapping")
+        raise ValueError(f"an entry of the log in {path.name} is not a mapping")
     return {k: v for k, v in entry.items() if WORD.fullmatch(k) and (v is None or _is_number(v))}

@@ -17,7 +17,7 @@ REPORT_FILE = "report.html"
 
 
 def write_report(run: str | Path, path: str | Path | None = None) -> Path:
-    """Write a run's report; it can be read while the run goes on, and be written again at any time.
+    """Write a run's report; it can be read during the run, and be written again at any time.
 
     Args:
         run: the run's folder.

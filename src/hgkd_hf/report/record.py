@@ -47,7 +47,7 @@ class RunRecord:
         summary: what the training script wrote at its end; empty before.
         recipe: all settings.
         charts: the curves, those that have points.
-        results: figures by (whose, metric title).
+        results: metrics by (whose, metric title).
         pictures: caption -> PNG file.
         warnings: what a reader should know: steps and images that were skipped, spikes of the loss.
         steps: done so far.
@@ -132,7 +132,7 @@ def charts(entries: list[dict[str, Any]]) -> list[Chart]:
 
 
 def results(entries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """The last figures of each kind of evaluation, by whose they are."""
+    """The last metrics of each kind of evaluation, by whose they are."""
     found: dict[str, dict[str, float]] = {}
     for whose, prefixes in {"before training": ("before_",), "the student": ("eval_", "after_")}.items():
         for entry in entries:

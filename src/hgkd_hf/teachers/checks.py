@@ -51,7 +51,7 @@ def check_image_size(image_size: int | Sequence[int] | None, patch_size: int) ->
             below, above = size // patch_size * patch_size, (size // patch_size + 1) * patch_size
             nearest = f"{below} or {above}" if below else f"{above}"
             raise ValueError(
-                f"the teacher's image_size {size} is no multiple of its {patch_size}-pixel patches: "
+                f"the teacher's image_size {size} is not a multiple of its {patch_size}-pixel patches: "
                 f"set image_size to {nearest}."
             )
     return height, width

@@ -350,7 +350,7 @@ class PatchTeacher(nn.Module):
         try:
             feature_maps, _ = self._run(weight.new_zeros(1, 3, *self.image_size), None)
             if any(feature_map.dim() != 4 for feature_map in feature_maps):
-                raise TypeError("its output is no sequence of tokens")
+                raise TypeError("its output is not a sequence of tokens")
             return feature_maps
         except Exception as error:
             raise ValueError(

@@ -55,10 +55,10 @@ class BaseTrainer(ResumableTrainer):
     It logs every named term, keeps biases, norms and mask tokens free of weight decay, tells the dataset its epoch,
     and shares BatchNorm statistics among processes.
 
-    A run that was killed at any moment and goes on with `train(resume_from_checkpoint=True)` equals one that was not,
-    bit for bit on CPU: samples are keyed by (seed, epoch, index), all else that is random by (seed, step, rank), and
-    checkpoints are whole or not there. SIGTERM saves one and exits with `callbacks.REQUEUE_EXIT_CODE`. Steps that are
-    not finite are skipped and named in `non_finite.jsonl`; too many of them, or of unreadable images, end the run
+    A run that was killed at any moment and is resumed with `train(resume_from_checkpoint=True)` equals one that was
+    not, bit for bit on CPU: samples are keyed by (seed, epoch, index), all else that is random by (seed, step, rank),
+    and checkpoints are whole or not there. SIGTERM saves one and exits with `callbacks.REQUEUE_EXIT_CODE`. Steps that
+    are not finite are skipped and named in `non_finite.jsonl`; too many of them, or of unreadable images, end the run
     (`RunStopped`).
 
     Report, trackers and the Hub are callbacks: see `report` and `hub`.

@@ -167,7 +167,7 @@ class TrainingProgress(TrainerCallback):
 
 
 class CollapseWarning(TrainerCallback):
-    """Says in plain words when an evaluation finds that all images get nearly the same features."""
+    """Warns when an evaluation finds that all images get nearly the same features."""
 
     first: tuple[float, float] | None = None  # spread and rank of the first evaluation; of a resumed run its own first
 
@@ -214,5 +214,5 @@ class SkippedImagesLimit(TrainerCallback):
             where = f" (named in {self.dataset.skipped_log})" if self.dataset.skipped_log else ""
             raise RunStopped(
                 f"{share:.1%} of the images cannot be read{where}, more than --max_skipped_share {self.max_share}: "
-                "mend or remove them, or raise the limit."
+                "repair or remove them, or raise the limit."
             )

@@ -166,5 +166,5 @@ def local_processes() -> int:
 
 
 def gigabytes(count: int) -> str:
-    """Bytes in words."""
+    """Bytes as MB or GB."""
     return f"{count / 1e9:.3g} GB" if count >= 1e9 else f"{count / 1e6:.3g} MB"

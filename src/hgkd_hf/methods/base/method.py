@@ -174,7 +174,7 @@ class Method(CommandSettings):
         """
         info = self.cache.info
         if self.streaming:
-            raise ValueError("--teacher_cache finds features by row, which a stream has not: leave --streaming out.")
+            raise ValueError("--teacher_cache looks features up by row, and a stream has none: leave --streaming out.")
         info.check_settings({item.name: getattr(self, item.name) for item in fields(self)})
         info.check_images(self.dataset, self.source.num_rows, self.source.image_fingerprint)
         return CachedTeacher(info)

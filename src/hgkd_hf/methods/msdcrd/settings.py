@@ -20,7 +20,7 @@ class MSDCRDSettings(LabelledSettings):
         "consistent",
         "Which regions count, by what the teacher's own classifier says of them; all but 'all' need a classifier.",
     )
-    exclude_same_label: bool = setting(False, "Other images of the same label are no negatives.")
+    exclude_same_label: bool = setting(False, "Do not use other images of the same label as negatives.")
     temperature: float = setting(0.1, "Divides the cosines.", above=0)
     sample_weight: float = setting(1.0, "Of regions told apart across images.", minimum=0)
     feature_weight: float = setting(1.0, "Of regions told apart within an image.", minimum=0)

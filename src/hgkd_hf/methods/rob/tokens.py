@@ -55,7 +55,7 @@ def build_student(config: PreTrainedConfig, masks: bool) -> PreTrainedModel:
     has_token = any(name.endswith("mask_token") for name, _ in student.named_parameters())
     if not has_token or "bool_masked_pos" not in inspect.signature(student.forward).parameters:
         raise ValueError(
-            f"ssl_method 'ibot' hides patches behind a mask token, which a {config.model_type} student has not: take "
+            f"ssl_method 'ibot' hides patches behind a mask token, but a {config.model_type} student has none: use "
             f"e.g. a vit, deit or dinov2."
         )
     return student
