@@ -20,11 +20,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from ..checkpoints.run_files import BEST_FOLDER, RECIPE_FILE, SUMMARY_FILE
 from ..checkpoints.whole_folders import write_whole
 from .choices import parse_method
 from .errors import run_script
 from .output import LOG_FILE, hush, log_to, show, show_facts
-from .recipe import RECIPE_FILE, to_recipe
+from .recipe import to_recipe
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -181,7 +182,6 @@ def finish(
     summary: dict,
 ) -> None:
     """Write the student's folder and the summary, and say where everything lies."""
-    from ..hub.folder import BEST_FOLDER
     from ..report import write_report
     from ..training.callbacks import warn_only
 
@@ -192,7 +192,7 @@ def finish(
         summary["best"] = {"checkpoint": best, "eval_knn_accuracy": trainer.state.best_metric}
         model, metrics = type(trainer.model).from_pretrained(best), {"knn_accuracy": trainer.state.best_metric}
         publisher.export_student(run / BEST_FOLDER, model, metrics)
-    write_whole(run / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_whole(run / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
     with warn_only("the report"):
         show(f"report: {write_report(run)}")
     show(f"{summary['steps']} steps in {summary['train_seconds']} s, mean loss {summary['train_loss']:.4f}")

@@ -19,10 +19,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoints.run_files import RECIPE_FILE
 from .errors import run_script
 from .output import hush, log_to, show
 from .parser import plain_parser
-from .recipe import RECIPE_FILE
 
 if TYPE_CHECKING:
     from ..data import ImageSource, ImageTransform

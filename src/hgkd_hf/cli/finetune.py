@@ -19,11 +19,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoints.run_files import RECIPE_FILE, SUMMARY_FILE
 from ..checkpoints.whole_folders import write_whole
 from .choices import parse_task
 from .errors import run_script
 from .output import LOG_FILE, hush, log_to, show, show_facts
-from .recipe import RECIPE_FILE, to_recipe
+from .recipe import to_recipe
 
 if TYPE_CHECKING:
     from ..finetuning.publisher import FineTunedPublisher
@@ -118,7 +119,7 @@ def identity(task: Task, training: FineTuningArguments) -> dict:
 def finish(run: Path, publisher: FineTunedPublisher, summary: dict) -> None:
     """Write the model's folder and the summary, and say where everything lies."""
     model = publisher.export()
-    write_whole(run / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_whole(run / SUMMARY_FILE, json.dumps(summary, indent=2) + "\n")
     show(f"{summary['steps']} steps in {summary['train_seconds']} s, mean loss {summary['train_loss']:.4f}")
     for name, value in summary.get("metrics", {}).items():
         show(f"{name}: {'-' if value is None else f'{value:.4f}'}")

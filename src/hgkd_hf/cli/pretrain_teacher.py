@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoints.run_files import RECIPE_FILE
 from ..checkpoints.whole_folders import write_whole, written_aside
 from ..methods.base.command_settings import DatasetSettings
 from ..methods.base.settings import setting
@@ -19,7 +20,7 @@ from ..training.settings import TrainingSettings
 from .errors import run_script
 from .output import hush, log_to, show, show_facts
 from .parser import answer_help
-from .recipe import RECIPE_FILE, parse_recipe, to_recipe
+from .recipe import parse_recipe, to_recipe
 
 if TYPE_CHECKING:
     from transformers import ViTMAEConfig

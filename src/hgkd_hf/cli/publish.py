@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..checkpoints.run_files import BEST_FOLDER, MODEL_FOLDER, STUDENT_FOLDER
 from .errors import run_script
 from .output import hush, log_to, show
 from .parser import plain_parser
@@ -36,7 +37,6 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     from ..hub import License, PushOptions, push_student  # here, after --help is answered
     from ..hub.cache_card import preview_cache, push_cache
-    from ..hub.folder import BEST_FOLDER, MODEL_FOLDER, STUDENT_FOLDER
     from ..hub.student_push import preview_student
     from ..teachers.cache.info import INFO_FILE
 

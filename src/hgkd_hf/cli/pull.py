@@ -13,10 +13,10 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..checkpoints.run_files import RECIPE_FILE
 from .errors import run_script
 from .output import hush, log_to, show
 from .parser import plain_parser
-from .recipe import RECIPE_FILE
 
 if TYPE_CHECKING:
     from ..hub.pull import PulledRun

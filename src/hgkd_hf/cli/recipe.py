@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
+from ..checkpoints.run_files import RECIPE_FILE
 from ..methods.base.settings import Settings
 from .parser import settings_parser
 
-RECIPE_FILE = "recipe.yaml"  # in a run's folder
 RECIPES = Path(__file__).parents[1] / "recipes"  # which the package brings
 # Settings that say how a command proceeds, not what a run is.
 _OF_THE_COMMAND = ("resume", "dry_run", "allow_changes")

@@ -7,9 +7,10 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from ..checkpoints.run_files import MODEL_FOLDER
 from ..checkpoints.whole_folders import written_aside
 from ..hub.export import save_public
-from ..hub.folder import MODEL_FOLDER, add_card
+from ..hub.folder import add_card
 from ..hub.publishing import ModelPublisher
 from ..hub.sources import find_source
 from ..hub.student_card import METRICS

@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
+from ..checkpoints.run_files import METRICS_FILE, RECIPE_FILE
 from ..methods.base.distiller import Distiller
 from ..training.callbacks import warn_only
 from ..training.metrics_file import read_metrics
@@ -20,9 +21,7 @@ from .recipe import public_settings
 from .student_card import CARD_FILE, StudentCard
 from .untrusted import numbers
 
-STUDENT_FOLDER, BEST_FOLDER, MODEL_FOLDER = "student", "student-best", "model"  # in a run's folder
 CURVES = "curves.png"
-RECIPE_FILE, METRICS_FILE = "recipe.yaml", "metrics.jsonl"
 
 
 def describe_model(card: StudentCard, model: PreTrainedModel) -> None:

@@ -17,11 +17,11 @@ from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, logging
 from transformers.utils.hub import PushInProgress
 
 from ..checkpoints.folders import newest_checkpoint
+from ..checkpoints.run_files import METRICS_FILE, RECIPE_FILE
 from ..training.base import BaseTrainer
 from ..training.callbacks import Publisher, warn_only
 from .callback import CardCallback
 from .checkpoint import public_checkpoint
-from .folder import METRICS_FILE, RECIPE_FILE
 from .push import Head, PushError, PushOptions, check_access, files_of
 from .sources import License
 from .student_card import CARD_FILE, StudentCard

@@ -20,10 +20,10 @@ from huggingface_hub.errors import (
 )
 
 from ..checkpoints.folders import ARGUMENTS_FILE, remove_partial
+from ..checkpoints.run_files import METRICS_FILE, RECIPE_FILE
 from ..checkpoints.whole_folders import PARTIAL, complete_folder
 from . import readme
 from .checkpoint import STATE_FILE
-from .folder import METRICS_FILE, RECIPE_FILE
 from .publishing import LAST_CHECKPOINT
 from .push import explain, httpx
 from .recipe import checked_arguments, checked_recipe

@@ -8,13 +8,14 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from ..checkpoints.run_files import STUDENT_FOLDER
 from ..evaluation import Features
 from ..methods.base.distiller import DistillerConfig
 from ..training.callbacks import warn_only
 from ..training.trainer import DistillationTrainer
 from ..visualize import prediction_figure
 from .export import student_image_processor
-from .folder import STUDENT_FOLDER, write_student_folder
+from .folder import write_student_folder
 from .publishing import ModelPublisher
 from .sources import find_source
 from .student_card import STUDENT

@@ -16,9 +16,10 @@ from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.utils import logging
 
+from ..checkpoints.run_files import BEST_FOLDER, MODEL_FOLDER, STUDENT_FOLDER
 from ..training.callbacks import warn_only
 from . import readme
-from .folder import BEST_FOLDER, MODEL_FOLDER, STUDENT_FOLDER, local_readme, write_student_folder
+from .folder import local_readme, write_student_folder
 from .privacy import check_no_secrets
 from .push import README, Head, PushOptions, check_name, files_of, full_name, httpx, push_folder
 from .sources import License

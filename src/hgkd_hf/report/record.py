@@ -9,12 +9,13 @@ from typing import Any
 
 import yaml
 
+from ..checkpoints.run_files import NON_FINITE_FILE, RECIPE_FILE, STUDENT_FOLDER, SUMMARY_FILE
 from ..data.skipped import SKIPPED_FILE, count_skipped
 from ..hub.privacy import public
 from ..hub.student_card import CARD_FILE, METRICS, StudentCard
 from ..training.metrics_file import read_metrics
 
-STUDENT_FOLDER, PICTURES = "student", "pictures"
+PICTURES = "pictures"
 EVALUATIONS = ("before_", "eval_", "after_")
 # Entries of a training log that are drawn by themselves, (title, name in the log); other numbers are loss terms.
 TRAINING = {
@@ -89,10 +90,10 @@ class RunRecord:
         run = Path(run)
         entries = read_metrics(run)
         cards = [path for path in (run / STUDENT_FOLDER / CARD_FILE, run / CARD_FILE) if path.is_file()]
-        recipe = run / "recipe.yaml"
+        recipe = run / RECIPE_FILE
         settings = yaml.safe_load(recipe.read_text(encoding="utf-8")) or {} if recipe.is_file() else {}
         paths = [value for value in settings.values() if isinstance(value, str)]
-        summary = run / "summary.json"
+        summary = run / SUMMARY_FILE
         return cls(
             name=run.absolute().name,
             card=StudentCard.from_dict(StudentCard.load(cards[0]).to_dict()) if cards else None,  # the public one
@@ -155,7 +156,7 @@ def _pictures(run: Path) -> dict[str, Path]:
 
 def _warnings(run: Path, entries: list[dict[str, Any]]) -> list[str]:
     found = []
-    steps = run / "non_finite.jsonl"
+    steps = run / NON_FINITE_FILE
     if steps.is_file() and (lines := steps.read_text(encoding="utf-8").splitlines()):
         found.append(f"{len(lines)} step(s) were skipped because loss or gradient was not finite (see {steps.name}).")
     if count := count_skipped(run / SKIPPED_FILE):

@@ -19,6 +19,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from transformers.trainer_utils import TrainOutput
 
 from ..checkpoints.resume import ResumableTrainer
+from ..checkpoints.run_files import NON_FINITE_FILE
 from ..data import EndlessStream, StreamingDistillationDataset, collate
 from ..sparse.norm import synchronise_batch_norm
 from .arguments import DistillationArguments
@@ -122,7 +123,7 @@ class BaseTrainer(ResumableTrainer):
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ImagesPerSecond())
         self.model_accepts_loss_kwargs = False  # a mean over the batch, to be divided when batches are accumulated
-        record = Path(args.output_dir, "non_finite.jsonl")
+        record = Path(args.output_dir, NON_FINITE_FILE)
         self._guard = NonFiniteGuard(model, self.accelerator, args.max_non_finite_steps, record)
         self._spikes = LossSpikes()
         self._terms: dict[str, Tensor] = {}  # (sum, count) of each since the last log

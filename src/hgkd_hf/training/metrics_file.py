@@ -11,11 +11,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from ..checkpoints.run_files import METRICS_FILE
 from ..checkpoints.whole_folders import write_whole
 
 logger = logging.getLogger(__name__)
-
-METRICS_FILE = "metrics.jsonl"
 
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:
