@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback
 
 from hgkd_hf.hub import License, PushError, Source, StudentCard, StudentPublisher, student_image_processor
-from hgkd_hf.hub.callback import commit_of_package, energy
+from hgkd_hf.hub.machine import commit_of_package, energy
 from hgkd_hf.sparse.masking import random_cell_mask
 from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 

@@ -9,7 +9,7 @@ import importlib.util
 import os
 import platform
 import re
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import requires
 
 from ..version import __version__
 from .errors import run_script
@@ -33,14 +33,14 @@ def environment_report() -> dict[str, str]:
     """Versions, machine, devices, sparse backends and settings by name; no secrets."""
     import psutil  # here, after --help is answered
 
-    from ..hub.callback import commit_of_package, processor_name
+    from ..hub.machine import commit_of_package, installed, processor_name
     from ..hub.privacy import public
     from ..sparse import BACKENDS
     from ..training.arguments import available_cores, has_native_bf16
     from ..training.memory_estimate import gigabytes
 
     report = {"hgkd_hf": f"{__version__} {commit_of_package()}".strip(), "Python": platform.python_version()}
-    report |= {name: installed(name) for name in packages()}
+    report |= {name: installed(name) or "not installed" for name in packages()}
     report["platform"] = platform.platform()
     memory = psutil.virtual_memory()
     report["CPU"] = f"{processor_name()}, {available_cores()} core(s), {'' if has_native_bf16(True) else 'no '}bf16"
@@ -55,14 +55,6 @@ def packages() -> list[str]:
     """What this package depends on, those of its extras included."""
     names = (re.match(r"[\w.-]+", line)[0] for line in requires("hgkd_hf") or ())
     return [name for name in dict.fromkeys(names) if name != "hgkd_hf"]
-
-
-def installed(name: str) -> str:
-    """Its version, or that it is not there."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def accelerators() -> list[str]:

@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         median_latencies,
         quantize_int8,
     )
-    from ..hub.callback import processor_name
+    from ..hub.machine import processor_name
 
     hush()
     out = args.output_dir
