@@ -52,6 +52,22 @@ class ImageClassificationDistiller(Distiller):
             )
         teacher.answer_in(numbers)
 
+    def check_teacher_width(self, teacher: Teacher) -> None:
+        """Raise `ValueError` if the last of `teacher`'s maps has another width than this model was built for."""
+        if teacher.hidden_sizes[-1] != self.config.teacher_hidden_size:
+            raise ValueError(
+                f"the last of the teacher's hidden_sizes is {teacher.hidden_sizes[-1]}, but this model was built for "
+                f"{self.config.teacher_hidden_size} (teacher_hidden_size)."
+            )
+
+    def check_labels(self, labels: Tensor | None, needed: bool) -> None:
+        """Raise `ValueError` for labels that are missing, or mixed where the settings ask for one class an image."""
+        single = self.config.single_labels
+        if (labels is None and (needed or single)) or (single and labels.dim() != 1):
+            given = None if labels is None else tuple(labels.shape)
+            wanted = f"(B,) with {single}" if single else "(B,) or (B, num_labels)"
+            raise ValueError(f"labels {given} must be {wanted}.")
+
     @property
     def encoder(self) -> PreTrainedModel:
         """The classifier without its head."""

@@ -109,11 +109,8 @@ class KDForImageClassification(ImageClassificationDistiller):
         """Raise `ValueError` if `teacher` has other classes, or a map of other width, than the objective compares."""
         if self.config.objective in ("kd", "dkd"):
             self.match_teacher_classes(teacher, f"objective is {self.config.objective!r}")
-        elif self.layers and teacher.hidden_sizes[-1] != self.config.teacher_hidden_size:
-            raise ValueError(
-                f"the last of the teacher's hidden_sizes is {teacher.hidden_sizes[-1]}, but this model was built for "
-                f"{self.config.teacher_hidden_size} (teacher_hidden_size)."
-            )
+        elif self.layers:
+            self.check_teacher_width(teacher)
 
     def forward(
         self,
@@ -134,13 +131,7 @@ class KDForImageClassification(ImageClassificationDistiller):
             ValueError: labels are missing, or mixed where single ones are needed.
         """
         config = self.config
-        single = config.single_labels
-        if (labels is None and (single or config.label_weight)) or (single and labels.dim() != 1):
-            given = None if labels is None else tuple(labels.shape)
-            raise ValueError(
-                f"labels {given} must be (B,) with objective {config.objective!r} and label_weight "
-                f"{config.label_weight}" + ("." if single else ", or (B, num_labels).")
-            )
+        self.check_labels(labels, needed=config.label_weight > 0)
         target = self.teach(pixel_values, teacher_features=teacher_features) if config.needs_teacher else None
         logits, maps = logits_and_maps(self.student, pixel_values, self.layers)
 

@@ -109,11 +109,7 @@ class MSDCRDForImageClassification(ImageClassificationDistiller):
     def check_teacher(self, teacher: Teacher) -> None:
         """Raise `ValueError` if `teacher` has another width, or cannot classify the regions that are selected."""
         config = self.config
-        if teacher.hidden_sizes[-1] != config.teacher_hidden_size:
-            raise ValueError(
-                f"the last of the teacher's hidden_sizes is {teacher.hidden_sizes[-1]}, but this model was built for "
-                f"{config.teacher_hidden_size} (teacher_hidden_size)."
-            )
+        self.check_teacher_width(teacher)
         if config.selection == "all":
             return
         if not classifies_regions(teacher):
@@ -147,13 +143,7 @@ class MSDCRDForImageClassification(ImageClassificationDistiller):
             ValueError: labels are missing, or mixed where single ones are needed.
         """
         config = self.config
-        single = config.single_labels
-        if labels is None or (single and labels.dim() != 1):
-            given = None if labels is None else tuple(labels.shape)
-            raise ValueError(
-                f"labels {given} must be (B,) with selection {config.selection!r} and exclude_same_label "
-                f"{config.exclude_same_label}" + ("." if single else ", or (B, num_labels).")
-            )
+        self.check_labels(labels, needed=True)
         target = self.teach(pixel_values, teacher_features=teacher_features).feature_maps[-1]
         logits, (feature_map,) = logits_and_maps(self.student, pixel_values, [self.layer])
         projected = self.projector(feature_map)
@@ -165,7 +155,7 @@ class MSDCRDForImageClassification(ImageClassificationDistiller):
                 layout=config.layout,
                 selection=config.selection,
                 classifier=None if config.selection == "all" else self.teacher.classify,
-                labels=labels if single else None,
+                labels=labels if config.single_labels else None,
                 exclude_same_label=config.exclude_same_label,
                 temperature=config.temperature,
                 sample_weight=config.sample_weight,
