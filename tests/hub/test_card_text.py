@@ -97,7 +97,7 @@ def test_another_license_takes_its_name_and_link_with_it():
 
 @pytest.mark.parametrize("broken", ["---\na: [\n---\n", "---\n- a\n---\n"])
 def test_merge_refuses_metadata_that_it_cannot_read(broken: str):
-    with pytest.raises(ValueError, match="the metadata of the README is not valid YAML"):
+    with pytest.raises(ValueError, match="the metadata of the README is not (valid YAML: .*|a YAML mapping)"):
         readme.merge(OURS, broken)
 
 
