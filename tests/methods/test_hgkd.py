@@ -7,6 +7,7 @@ from transformers import AutoModelForPreTraining, ViTMAEConfig, ViTMAEForPreTrai
 from hgkd_hf import HGKDConfig, HGKDForPreTraining, PatchTeacher, SparseUNetConfig, SparseUNetModel
 from hgkd_hf.hub.papers import METHOD_NOTES
 from hgkd_hf.methods.hgkd.modeling import aligned_teacher_image_size
+from hgkd_hf.objectives.feature_regression import TargetNorm
 from hgkd_hf.sparse.masking import random_cell_mask
 
 
@@ -59,8 +60,6 @@ def test_loss_by_hand(teacher, student_config, positions, target_norm):
 
 def test_standardized_targets_ignore_the_scale_of_channels():
     """In training every channel has mean 0 and variance 1; in eval mode the running statistics of the file count."""
-    from hgkd_hf.objectives.feature_regression import TargetNorm
-
     norm = TargetNorm("standardize", 8)
     maps = [torch.randn(4, 8, 5, 5) * torch.arange(1, 9).view(8, 1, 1) + 3 for _ in range(300)]
     targets = norm(maps[0])
@@ -71,6 +70,21 @@ def test_standardized_targets_ignore_the_scale_of_channels():
     again = TargetNorm("standardize", 8).eval()
     again.load_state_dict(norm.state_dict())
     torch.testing.assert_close(again(torch.cat(maps)).std((0, 2, 3)), torch.ones(8), atol=0.05, rtol=0)
+
+
+def test_standardised_targets_of_chosen_positions():
+    """LayerNorm makes (1, -1) of (1, -1) and of (3, 1): so go the running means; other positions count nowhere."""
+    norm = TargetNorm("standardize", 2)
+    target = torch.tensor([[[[9.0, 1.0, 9.0, 3.0]], [[9.0, -1.0, 9.0, 1.0]]]])
+    chosen = torch.tensor([[[False, True, False, True]]])
+    normalised = norm(target, chosen)
+    layer_normed = torch.tensor([1.0, 1.0]), torch.tensor([-1.0, -1.0])
+    assert not normalised[0, :, 0, ::2].any()
+    for channel, values in enumerate(layer_normed):
+        torch.testing.assert_close(norm.statistics.running_mean[channel], 0.02 * values.mean(), atol=1e-4, rtol=0)
+    both = torch.randn(3, 2, 4, 4)
+    everywhere = torch.ones(3, 4, 4, dtype=torch.bool)
+    torch.testing.assert_close(TargetNorm("standardize", 2)(both, everywhere), TargetNorm("standardize", 2)(both))
 
 
 def test_configs_of_before_target_norm_load_as_they_were(hgkd, tmp_path):
@@ -95,6 +109,23 @@ def test_low_resolution_first(teacher, student_config, monkeypatch):
     model.progress = 0.0
     model.eval()(pixel_values, mask)
     assert seen == [(48, 48), (48, 48), (64, 64), (64, 64), (64, 64)]
+
+
+def test_nothing_is_hidden_in_the_last_steps(vit, student_config):
+    """Nor from the teacher; positions then are all."""
+    teacher = PatchTeacher(vit, layers=(-1,), teacher_input="visible")
+    settings = {"image_size": 64, "mask_ratio": 0.6, "unmasked_share": 0.25, "positions": "visible"}
+    model = HGKDForPreTraining(HGKDConfig.for_teacher(teacher, student_config, **settings)).attach_teacher(teacher)
+    pixel_values, mask = batch()
+    hidden = []
+    for model.progress in (0.0, 0.74, 0.75, 0.99):
+        output = model(pixel_values, mask)
+        hidden.append(int(output.bool_masked_pos.sum()))
+        zeros = (output.feature_targets[0] == 0).all(1)
+        assert torch.equal(zeros, output.bool_masked_pos.repeat_interleave(2, 1).repeat_interleave(2, 2))
+    assert hidden == [int(mask.sum())] * 2 + [0] * 2
+    model.eval()
+    assert model(pixel_values, mask).bool_masked_pos.any()
 
 
 @pytest.mark.parametrize(("cells", "wanted"), [(1, 1), (2, 2), (3, 2), (4, 3), (7, 5), (12, 8)])
@@ -264,6 +295,8 @@ def test_aligned_teacher_image_size(patch, image, expected):
         ({"mask_ratio": 0.98}, "leaves none of the 4x4 cells visible: lower mask_ratio to 0.938"),
         ({"mask_ratio": 0.0, "positions": "masked"}, "mask_ratio 0 hides nothing to predict"),
         ({"image_size": 60}, "image_size 60 is not a multiple of the 16-pixel mask cells: set image_size to 48 or 64"),
+        ({"teacher_input": "visible"}, "but positions is 'all': set it to 'visible'"),
+        ({"unmasked_share": 0.3, "mask_ratio": 0.6, "positions": "masked"}, "leaves steps without a hidden position"),
         ({"low_resolution_share": 0.5, "mask_ratio": 0.6}, "low_resolution_share 0.5 changes the grid"),
         ({"low_resolution_share": 1.0}, "low_resolution_share is 1.0, but it must be at least 0 and below 1"),
         ({"target_norm": "batch"}, "target_norm is 'batch': choose one of standardize, layer-norm, none"),

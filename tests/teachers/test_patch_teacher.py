@@ -74,6 +74,59 @@ def test_hidden_pixels_never_reach_a_masked_teacher(name, image_size):
     assert moved[1] == 0
 
 
+DROPS = [name for name in FLAT if name not in ("beit", "data2vec", "dinov3")]
+
+
+@pytest.mark.parametrize("name", DROPS)
+def test_a_teacher_of_visible_tokens_never_meets_the_others(name):
+    """Hidden pixels do not matter, maps are zero there, special tokens stay, and nothing hidden is nothing dropped."""
+    layers, size = (1, -1), 64
+    teacher = PatchTeacher(build(name), layers=layers, teacher_input="visible")
+    lengths = []
+    teacher._blocks[1].register_forward_pre_hook(lambda block, args: lengths.append(args[0].shape[1]))
+    mask = torch.tensor([[[True, False], [False, True]], [[False, True], [True, True]]])
+    with pytest.raises(ValueError, match=r"same number \(above 0\) of visible ones in every image, but .* \[8, 4\]"):
+        teacher(images(size, size), mask)
+    mask[1, 1, 1] = False
+    clean = images(size, size)
+    spoiled = clean.masked_fill(mask.repeat_interleave(32, 1).repeat_interleave(32, 2).unsqueeze(1), torch.nan)
+    output, again = teacher(clean, mask), teacher(spoiled, mask)
+    whole = PatchTeacher(build(name), layers=layers)(clean)
+    special = lengths[-1] - 8
+    assert special in (0, 1, 2, 3, 4, 5)
+    hidden = mask.repeat_interleave(2, 1).repeat_interleave(2, 2).unsqueeze(1)
+    for a, b, c in zip(output.feature_maps, again.feature_maps, whole.feature_maps):
+        assert torch.equal(a, b)
+        assert a.shape == c.shape
+        assert not a.masked_select(hidden).any()
+        assert not torch.allclose(a.masked_select(~hidden), c.masked_select(~hidden))  # fewer tokens to attend to
+    last = output.feature_maps[-1]
+    torch.testing.assert_close(output.pooled, last.sum((2, 3)) / 8)
+    nothing = torch.zeros_like(mask)
+    for a, b in zip(teacher(clean, nothing).feature_maps, whole.feature_maps):
+        torch.testing.assert_close(a, b)
+
+
+def test_visible_tokens_are_those_of_the_model_without_the_others():
+    """By hand: the embeddings of the class token and of the visible patches, through the blocks."""
+    model = build("vit")
+    teacher = PatchTeacher(model, layers=(2,), image_mean=(0, 0, 0), image_std=(1, 1, 1), teacher_input="visible")
+    pixels = images(64, 64, batch=1)
+    mask = torch.tensor([[[True, True], [True, False]]])
+    with torch.no_grad():
+        states = model.embeddings(pixels)[:, [0, 1 + 10, 1 + 11, 1 + 14, 1 + 15]]
+        for block in model.layers[:2]:
+            states = block(states)
+    (feature_map,) = teacher(pixels, mask).feature_maps
+    torch.testing.assert_close(feature_map[..., 2:, 2:].flatten(2).mT, states[:, 1:])
+
+
+@pytest.mark.parametrize("name", ["beit", "data2vec", "dinov3", "swin", "hiera"])
+def test_teachers_whose_tokens_cannot_be_dropped_are_refused(name):
+    with pytest.raises(ValueError, match="relative ones: use|merges patches from stage to stage: use"):
+        PatchTeacher(build(name), teacher_input="visible")
+
+
 @pytest.mark.parametrize("name", ["vit", "beit", "dinov2", "dinov2_registers", "dinov3", "clip"])
 def test_masked_input_equals_the_models_own_mask_token(name):
     model = build(name)

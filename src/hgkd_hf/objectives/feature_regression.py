@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,13 +30,23 @@ class TargetNorm(nn.Module):
         if kind == "standardize":
             self.statistics = nn.BatchNorm2d(channels, affine=False, momentum=0.02)
 
-    def forward(self, target: Tensor) -> Tensor:
-        """(B, D, h, w) to the same shape in float32; no gradient flows through it."""
+    def forward(self, target: Tensor, bool_positions: Tensor | None = None) -> Tensor:
+        """(B, D, h, w) to the same shape in float32; no gradient flows through it.
+
+        Statistics are those of `bool_positions` (B, h, w), the only ones that hold a target; None: all do.
+        """
         target = target.detach().float()
         if self.kind == "none":
             return target
         target = F.layer_norm(target.permute(0, 2, 3, 1), target.shape[1:2], eps=1e-6).permute(0, 3, 1, 2)
-        return self.statistics(target) if self.kind == "standardize" else target
+        if self.kind == "layer-norm":
+            return target
+        if bool_positions is None:
+            return self.statistics(target)
+        rows = target.permute(0, 2, 3, 1)
+        normalised = torch.zeros_like(rows)
+        normalised[bool_positions] = self.statistics(rows[bool_positions][..., None, None])[..., 0, 0]
+        return normalised.permute(0, 3, 1, 2)
 
 
 def feature_regression_loss(

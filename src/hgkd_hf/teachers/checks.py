@@ -7,11 +7,21 @@ from collections.abc import Sequence
 from transformers import PreTrainedConfig
 
 
-def is_masked(teacher_input: str) -> bool:
-    """Whether the teacher sees visible cells only; refuses what is no `teacher_input`."""
-    if teacher_input not in ("full", "masked"):
-        raise ValueError(f"teacher_input is {teacher_input!r}, but it must be 'full' or 'masked'.")
-    return teacher_input == "masked"
+def check_input(teacher_input: str, config: PreTrainedConfig, name: str) -> None:
+    """Refuse an unknown `teacher_input`, or one that the model of `config` cannot be given."""
+    if teacher_input not in ("full", "masked", "visible"):
+        raise ValueError(f"teacher_input is {teacher_input!r}, but it must be 'full', 'masked' or 'visible'.")
+    if teacher_input != "full" and hasattr(config, "depths"):
+        raise ValueError(
+            f"teacher_input={teacher_input!r} needs a teacher with one token a patch, but {name!r} "
+            f"({config.model_type}) merges patches from stage to stage: use teacher_input='full' or another teacher."
+        )
+    relative = any(getattr(config, f"use_{kind}relative_position_bias", False) for kind in ("", "shared_"))
+    if teacher_input == "visible" and (relative or hasattr(config, "rope_theta")):
+        raise ValueError(
+            f"teacher_input='visible' drops tokens, which needs absolute positions, but {name!r} "
+            f"({config.model_type}) has relative ones: use teacher_input='masked' or 'full', or another teacher."
+        )
 
 
 def not_a_vit(config: PreTrainedConfig, name: str) -> str:

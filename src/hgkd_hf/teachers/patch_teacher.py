@@ -24,8 +24,9 @@ from transformers.utils import ModelOutput
 
 from ..sparse.masking import expand_mask
 from .checkpoint import image_statistics, load_weights, resolve_revision
-from .checks import check_config, check_image_size, check_layers, is_masked, not_a_vit
+from .checks import check_config, check_image_size, check_input, check_layers, not_a_vit
 from .named import teacher_source
+from .visible import drop_others, put_back, visible_tokens
 
 
 @dataclass
@@ -61,7 +62,8 @@ class PatchTeacher(nn.Module):
             `ViTMAEForPreTraining` then encodes the visible tokens and its decoder infers the rest, as in G2SD
             (arXiv 2302.14771): `layers` count *decoder* blocks (-1: after the decoder's norm; None: the middle one, 4
             of 8). In every other flat ViT the patch embedding of a hidden token is replaced by the model's mask token,
-            or by zero where it has none; its position embedding stays.
+            or by zero where it has none; its position embedding stays. "visible": hidden tokens are dropped before the
+            first block, and maps are zero there, so that the teacher costs the visible share.
         name_or_path, revision: where the weights came from; kept for configs, cards and messages.
 
     Attributes:
@@ -88,15 +90,10 @@ class PatchTeacher(nn.Module):
         self.name_or_path, self.revision, self.teacher_input = name_or_path, revision, teacher_input
         name = name_or_path or type(model).__name__
         check_config(model.config, name)
-        masked = is_masked(teacher_input)
         self.config = config = getattr(model.config, "vision_config", model.config)
+        check_input(teacher_input, config, name)
         hierarchical = hasattr(config, "depths")
-        if masked and hierarchical:
-            raise ValueError(
-                f"teacher_input='masked' needs a teacher with one token a patch, but {name!r} ({config.model_type}) "
-                f"merges patches from stage to stage: use teacher_input='full' or another teacher."
-            )
-        if masked and config.model_type == "vit_mae":
+        if teacher_input == "masked" and config.model_type == "vit_mae":
             if not isinstance(model, ViTMAEForPreTraining):
                 raise ValueError(
                     f"teacher_input='masked' lets a vit_mae's decoder infer the hidden patches, but {name!r} comes "
@@ -157,7 +154,7 @@ class PatchTeacher(nn.Module):
             OSError: the Hub's own error for a repository, revision or file that is not there.
         """
         name, revision = teacher_source(os.fspath(name_or_path), revision)
-        masked = is_masked(teacher_input)
+        masked = teacher_input == "masked"
         revision = resolve_revision(name, revision, token, local_files_only)
         hub = {"revision": revision, "token": token, "local_files_only": local_files_only}
         try:
@@ -170,6 +167,7 @@ class PatchTeacher(nn.Module):
                 ) from error
             raise
         check_config(config, name)
+        check_input(teacher_input, getattr(config, "vision_config", config), name)
         config = getattr(config, "vision_config", config)  # of a dual encoder only the vision tower is built
 
         if masked and config.model_type == "vit_mae":
@@ -226,17 +224,17 @@ class PatchTeacher(nn.Module):
 
         Args:
             images: (B, 3, H, W) RGB in [0, 1], *not* normalised, on the teacher's device; resized if need be.
-            bool_masked_pos: (B, gh, gw) bool, True = hidden, on the student's cells; used (and required) when
-                `teacher_input` is "masked", ignored when it is "full".
+            bool_masked_pos: (B, gh, gw) bool, True = hidden, on the student's cells; required, unless `teacher_input`
+                is "full": then it is ignored.
 
         Raises:
-            ValueError: a shape is wrong; the cells do not divide the image or the token grid; in a batch for a MAE's
-                decoder, images differ in their number of visible cells.
+            ValueError: a shape is wrong; the cells do not divide the image or the token grid; where hidden tokens are
+                dropped, images differ in their number of visible cells.
         """
         if images.dim() != 4 or images.shape[1] != 3:
             raise ValueError(f"images must have the shape (batch, 3, height, width), not {tuple(images.shape)}.")
         images, hidden = images.float(), None
-        if self.teacher_input == "masked":
+        if self.teacher_input != "full":
             if (
                 bool_masked_pos is None
                 or (bool_masked_pos.dim(), bool_masked_pos.dtype) != (3, torch.bool)
@@ -244,15 +242,18 @@ class PatchTeacher(nn.Module):
             ):
                 given = None if bool_masked_pos is None else (bool_masked_pos.dtype, tuple(bool_masked_pos.shape))
                 raise ValueError(
-                    f"with teacher_input='masked' the teacher needs bool_masked_pos, a bool tensor ({len(images)}, "
-                    f"grid rows, grid columns), but got {given}."
+                    f"with teacher_input={self.teacher_input!r} the teacher needs bool_masked_pos, a bool tensor "
+                    f"({len(images)}, grid rows, grid columns), but got {given}."
                 )
             hidden = expand_mask(bool_masked_pos, self.grid)
             # Resizing mixes neighbouring pixels: what is hidden must be gone before it.
             hidden_pixels = expand_mask(bool_masked_pos, tuple(images.shape[-2:])).unsqueeze(1)
             images = torch.where(hidden_pixels, self.image_mean.float(), images)
         feature_maps, class_token = self._run(self._preprocess(images), hidden)
-        return PatchTeacherOutput(feature_maps, feature_maps[-1].mean(dim=(2, 3)), class_token)
+        pooled = feature_maps[-1].mean(dim=(2, 3))
+        if self.teacher_input == "visible":
+            pooled = pooled / (~hidden).float().mean((1, 2)).unsqueeze(1)
+        return PatchTeacherOutput(feature_maps, pooled, class_token)
 
     def _preprocess(self, images: Tensor) -> Tensor:
         if tuple(images.shape[-2:]) != self.image_size:
@@ -262,6 +263,7 @@ class PatchTeacher(nn.Module):
     def _run(self, pixel_values: Tensor, hidden: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """Maps and class token of normalised pixels; `hidden` (B, th, tw) bool tells the tokens it must not see."""
         outputs: dict[int, Tensor] = {}
+        places = visible_tokens(hidden) if self.teacher_input == "visible" and hidden is not None else None
         taps = {layer: self._blocks[layer - 1] for layer in self.layers if layer != -1}
         if self._decoder is not None:
             taps[-1] = self._decoder.decoder_norm
@@ -271,15 +273,19 @@ class PatchTeacher(nn.Module):
             if self.config.model_type == "vit_mae":
                 final = self._run_mae(pixel_values, hidden)
             else:
-                if hidden is not None:
+                if places is not None:
+                    drop = drop_others(places, self.grid[0] * self.grid[1])
+                    hooks.enter_context(self._blocks[0].register_forward_pre_hook(drop))
+                elif hidden is not None:
                     hooks.enter_context(self._patch_convolution().register_forward_hook(self._hide(hidden)))
                 final = self._encode(pixel_values).last_hidden_state
         outputs.setdefault(-1, final)
-        th, tw = self.grid
         # Special tokens come first, so the patch tokens are the last ones.
-        maps = (outputs[i][:, -th * tw :].mT.unflatten(2, (th, tw)).float().contiguous() for i in self.layers)
-        has_class_token = -1 in self.layers and final.dim() == 3 and final.shape[1] > th * tw
-        return tuple(maps), final[:, 0].float() if has_class_token else None
+        count = self.grid[0] * self.grid[1] if places is None else places.shape[1]
+        tokens = [outputs[layer][:, -count:] for layer in self.layers]
+        maps = [t.mT.unflatten(2, self.grid) if places is None else put_back(t, places, self.grid) for t in tokens]
+        has_class_token = -1 in self.layers and final.dim() == 3 and final.shape[1] > count
+        return tuple(m.float().contiguous() for m in maps), final[:, 0].float() if has_class_token else None
 
     def _encode(self, pixel_values: Tensor, **arguments: Tensor) -> ModelOutput:
         if "interpolate_pos_encoding" in inspect.signature(self.encoder.forward).parameters:
@@ -294,13 +300,7 @@ class PatchTeacher(nn.Module):
         tokens = visible = self.grid[0] * self.grid[1]
         noise = torch.arange(tokens, dtype=torch.float32, device=pixel_values.device).expand(len(pixel_values), -1)
         if hidden is not None:
-            counts = (~hidden).flatten(1).sum(1).tolist()
-            visible = counts[0]
-            if set(counts) != {visible} or not visible:
-                raise ValueError(
-                    f"a vit_mae teacher needs the same number (above 0) of visible patches in every image, but "
-                    f"bool_masked_pos leaves {counts}."
-                )
+            visible = visible_tokens(hidden).shape[1]
             noise = noise + hidden.flatten(1) * tokens
         # MAE keeps int(tokens * (1 - ratio)) of them: the half keeps rounding from losing one.
         self.encoder.embeddings.config.mask_ratio = max(0.0, 1 - (visible + 0.5) / tokens)

@@ -212,20 +212,26 @@ class HGKDForPreTraining(Distiller):
         if bool_masked_pos is None:
             masks = [random_cell_mask(config.cell_grid, config.mask_ratio) for _ in pixel_values]
             bool_masked_pos = torch.stack(masks).to(pixel_values.device)
-        targets = None
+        masked = config.mask_ratio > 0
+        if self.training and self.progress >= 1 - config.unmasked_share:
+            masked, bool_masked_pos = False, torch.zeros_like(bool_masked_pos)
+        targets, positions = None, None
         if config.feature_weight:
             maps = self.teach(pixel_values, bool_masked_pos, teacher_features).feature_maps
-            targets = tuple(norm(feature_map) for norm, feature_map in zip(self.target_norms, maps))
+            if masked and config.positions != "all":
+                hidden = expand_mask(bool_masked_pos, maps[0].shape[-2:])
+                positions = hidden if config.positions == "masked" else ~hidden
+            known = positions if config.teacher_input == "visible" else None
+            targets = tuple(norm(feature_map, known) for norm, feature_map in zip(self.target_norms, maps))
         seen = pixel_values
         if self.training and self.progress < config.low_resolution_share:
             seen = F.interpolate(seen, config.low_resolution, mode="bilinear", antialias=True)
-        decoded = self.student(seen, bool_masked_pos if config.mask_ratio else None).last_hidden_state
+        decoded = self.student(seen, bool_masked_pos if masked else None).last_hidden_state
 
         loss, terms = 0.0, {}
         if targets is not None:
             grid = targets[0].shape[-2:]
             terms["feature_predictions"] = tuple(_resized(head(decoded), grid) for head in self.feature_heads)
-            positions = self._positions(bool_masked_pos, grid)
             losses = [
                 feature_regression_loss(prediction, target, positions, config.loss, config.smooth_l1_beta)
                 for prediction, target in zip(terms["feature_predictions"], targets)
@@ -237,13 +243,6 @@ class HGKDForPreTraining(Distiller):
             terms["pixel_loss"] = pixel_reconstruction_loss(terms["pixel_predictions"], pixel_values, bool_masked_pos)
             loss = loss + config.pixel_weight * terms["pixel_loss"]
         return HGKDOutput(loss=loss, feature_targets=targets, bool_masked_pos=bool_masked_pos, **terms)
-
-    def _positions(self, bool_masked_pos: Tensor, grid: torch.Size) -> Tensor | None:
-        """(B, *grid) bool, True = this position is predicted; None: all are."""
-        if self.config.positions == "all":
-            return None
-        hidden = expand_mask(bool_masked_pos, grid)
-        return hidden if self.config.positions == "masked" else ~hidden
 
     def describe_student(self) -> str:
         """One line on encoder and decoder."""
@@ -266,6 +265,8 @@ class HGKDForPreTraining(Distiller):
             else "none: the student sees the whole image",
             "objective": f"{feature}{config.positions} positions), pixel {config.pixel_weight}",
         }
+        if config.unmasked_share:
+            facts["mask"] += f", in the last {config.unmasked_share:.0%} of the steps all"
         if config.low_resolution_share:
             height, width = config.low_resolution
             facts["resolution"] = f"{height}x{width} px in the first {config.low_resolution_share:.0%} of the steps"

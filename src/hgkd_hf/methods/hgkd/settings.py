@@ -19,8 +19,10 @@ class HGKDSettings(MethodSettings):
     (`feature_weight=0, pixel_weight=1, decoder="full"`) this is SparK (arXiv:2301.03580).
     """
 
-    teacher_input: Literal["full", "masked"] = setting(
-        "full", "What the teacher sees: the whole crop, or the visible cells, from which it infers the others."
+    teacher_input: Literal["full", "masked", "visible"] = setting(
+        "full",
+        "What the teacher sees: the whole crop; mask tokens in the hidden cells; or visible tokens alone, which is "
+        "cheaper (needs positions visible).",
     )
     mask_ratio: float | None = setting(
         None, "Share of the cells that are hidden; default: 0, with the pixel term 0.6.", minimum=0, below=1
@@ -42,6 +44,9 @@ class HGKDSettings(MethodSettings):
         before=0.0,
         minimum=0,
         below=1,
+    )
+    unmasked_share: float = setting(
+        0.0, "Share of the steps, the last, in which nothing is hidden.", minimum=0, below=1
     )
     feature_weight: float = setting(1.0, "Weight of the feature term; 0: no teacher.", minimum=0)
     pixel_weight: float = setting(0.0, "Weight of the pixel term (needs decoder full).", minimum=0)
@@ -72,6 +77,16 @@ class HGKDSettings(MethodSettings):
             )
         if self.pixel_weight and self.decoder != "full":
             raise ValueError(f"pixel_weight {self.pixel_weight} needs the whole decoder: set decoder to 'full'.")
+        if self.teacher_input == "visible" and self.positions != "visible":
+            raise ValueError(
+                f"teacher_input 'visible' says nothing of hidden positions, but positions is {self.positions!r}: "
+                "set it to 'visible'."
+            )
+        if self.unmasked_share and (self.pixel_weight or self.positions == "masked"):
+            raise ValueError(
+                f"unmasked_share {self.unmasked_share} leaves steps without a hidden position, which pixel_weight "
+                f"{self.pixel_weight} and positions {self.positions!r} ask for: set it to 0."
+            )
         if not self.mask_ratio and (self.pixel_weight or self.positions == "masked"):
             raise ValueError("mask_ratio 0 hides nothing to predict: raise it, or set positions to 'all'.")
         if self.low_resolution_share and (self.mask_ratio or self.pixel_weight):
