@@ -25,6 +25,8 @@ if TYPE_CHECKING or not _only_helps():
     from .methods.rob.modeling import RoBConfig, RoBForPreTraining
     from .sparse import sparsify, visible
     from .sparse.masking import VisibleCells, random_cell_mask
+    from .students.code import allow_code
+    from .students.module_backbone import ModuleBackbone, ModuleBackboneConfig
     from .students.sparse_unet import (
         SparseUNetBackbone,
         SparseUNetConfig,
@@ -44,6 +46,8 @@ __all__ = [
     "MSDCRDForImageClassification",
     "ManifoldDistillationConfig",
     "ManifoldDistillationForImageClassification",
+    "ModuleBackbone",
+    "ModuleBackboneConfig",
     "PatchTeacher",
     "RoBConfig",
     "RoBForPreTraining",
@@ -54,6 +58,7 @@ __all__ = [
     "SparseUNetModel",
     "VisibleCells",
     "__version__",
+    "allow_code",
     "random_cell_mask",
     "sparsify",
     "visible",

@@ -286,7 +286,7 @@ def test_every_distiller_has_a_note():
     import hgkd_hf
 
     kinds = [getattr(hgkd_hf, name).model_type for name in hgkd_hf.__all__ if name.endswith("Config")]
-    for kind in set(kinds) - {"sparse_unet"}:
+    for kind in set(kinds) - {"sparse_unet", "module_backbone"}:  # students
         assert method_of(AutoConfig.for_model(kind).to_dict()) in METHOD_NOTES
 
 

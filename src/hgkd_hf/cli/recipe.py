@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import yaml
 
 from ..checkpoints.run_files import RECIPE_FILE
 from ..methods.base.settings import Settings
-from .parser import settings_parser
+from ..students.import_path import is_import_path
+from .parser import ALLOW_CODE, settings_parser
 
 RECIPES = Path(__file__).parents[1] / "recipes"  # which the package brings
 # Settings that say how a command proceeds, not what a run is.
@@ -41,6 +43,8 @@ def parse_recipe(
 
     Settings that are `auto` in a run that is resumed get what the word came to before, from the run's recipe.
 
+    Functions that `--student` or `--allow_code` name, here and not in a recipe, may build students from now on.
+
     Args:
         types: dataclasses; their fields are the recipe's keys and the flags.
         arguments: the command line; default: the process's.
@@ -54,6 +58,39 @@ def parse_recipe(
         SystemExit: a flag is unknown or its value malformed (by argparse).
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    allow_named_code(arguments)
+    return _parse(types, arguments, description, command, defaults)
+
+
+def allow_named_code(arguments: list[str]) -> None:
+    """Let functions build students that the command line itself names: by `--allow_code`, or as `--student`."""
+    named = [word for position in _positions(ALLOW_CODE, arguments) for word in _words_after(position, arguments)]
+    named += [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{ALLOW_CODE}=")]
+    student = _flag_value("student", arguments)
+    if student is not None and is_import_path(student):
+        named.append(student)
+    if named:
+        from ..students.code import allow_code  # needs torch
+
+        for path in named:
+            allow_code(path)
+
+
+def _positions(flag: str, arguments: list[str]) -> list[int]:
+    return [position for position, argument in enumerate(arguments) if argument == flag]
+
+
+def _words_after(position: int, arguments: list[str]) -> list[str]:
+    return list(takewhile(lambda word: not word.startswith("--"), arguments[position + 1 :]))
+
+
+def _parse(
+    types: Sequence[type],
+    arguments: list[str],
+    description: str | None,
+    command: str,
+    defaults: Mapping[str, Any] | None,
+) -> tuple:
     parser = settings_parser(types, command, description)
     path = _flag_value("recipe", arguments)
     known = {field.name for kind in types for field in fields(kind) if field.init}
@@ -69,7 +106,7 @@ def parse_recipe(
     settled = _settled_before(instances, arguments)
     if not settled:
         return tuple(instances)
-    return parse_recipe(types, [*arguments, *settled], description, command, defaults)
+    return _parse(types, [*arguments, *settled], description, command, defaults)
 
 
 def recipe_value(name: str, arguments: Sequence[str] | None = None) -> str | None:

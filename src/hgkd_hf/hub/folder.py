@@ -10,6 +10,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from ..checkpoints.run_files import METRICS_FILE, RECIPE_FILE
 from ..methods.base.distiller import Distiller
+from ..students.module_backbone import ModuleBackbone
 from ..training.callbacks import warn_only
 from ..training.metrics_file import read_metrics
 from ..visualize import curves_figure
@@ -29,6 +30,9 @@ def describe_model(card: StudentCard, model: PreTrainedModel) -> None:
     native = stock_student(model)
     card.student, card.has_decoder = type(native).__name__, extended_student(model) is not None
     card.parameters = native.num_parameters()
+    if isinstance(native, ModuleBackbone):
+        card.own_code = True
+        card.network = {"factory": native.config.factory, "arguments": native.config.arguments or {}}
     card.num_classes = native.config.num_labels if card.student.endswith("ForImageClassification") else None
     if isinstance(model, Distiller):
         config, plain = model.config.to_dict(), PreTrainedConfig().to_dict()

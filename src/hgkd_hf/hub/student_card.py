@@ -58,6 +58,7 @@ class StudentCard:
         num_classes: of its classifier; None without one.
         task: what it was fine-tuned for, "" if it was not.
         own_code: whether loading the model needs this package.
+        network: of a student from outside of transformers, the `factory` that builds it and its `arguments`.
         teacher, dataset, start: where it comes from; `start` are the weights that the student began with.
         description: the run's start summary, (what, value).
         distillation: the distiller's configuration, without the student's.
@@ -83,6 +84,7 @@ class StudentCard:
     num_classes: int | None = None
     task: str = ""
     own_code: bool | None = None
+    network: dict[str, Any] = field(default_factory=dict)
     teacher: Source | None = None
     dataset: Source | None = None
     start: Source | None = None
@@ -185,6 +187,18 @@ class StudentCard:
         if self.task:
             return {"semantic-segmentation": "image-segmentation"}.get(self.task, self.task)
         return "image-feature-extraction" if self.num_classes is None else "image-classification"
+
+    @property
+    def network_code(self) -> str:
+        """What loads the weights into the network of `network`, without this package."""
+        module, _, name = self.network["factory"].partition(":")
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self.network["arguments"].items())
+        return (
+            f"from {module} import {name.partition('.')[0]}\n"
+            "from safetensors.torch import load_file\n\n"
+            f"network = {name}({arguments})\n"
+            'network.load_state_dict(load_file("model.safetensors"))  # of this repository'
+        )
 
     @property
     def about(self) -> MethodNote:

@@ -15,6 +15,13 @@ from .layers import (
     stock_class,
 )
 
+LEFT_OUT = "hgkd_left_out"
+
+
+def leave_out(module: nn.Module) -> None:
+    """Let `sparsify` leave a module as it is, since the forward of its network never reaches it."""
+    setattr(module, LEFT_OUT, True)
+
 
 def sparsify(backbone: nn.Module) -> nn.Module:
     """Let the layers of a stock CNN compute on visible cells inside `visible(...)`.
@@ -41,7 +48,7 @@ def sparsify(backbone: nn.Module) -> nn.Module:
         parent = modules[name.rpartition(".")[0]] if name else None
         if parent in replacements or isinstance(parent, SparseLayer):
             continue  # part of a layer that is replaced as a whole, such as its activation
-        elif isinstance(module, SparseLayer) or is_pointwise(module):
+        elif isinstance(module, SparseLayer) or is_pointwise(module) or module.__dict__.get(LEFT_OUT):
             continue
         elif (base := sparse_base(module)) is not None:
             _check(name, module, parent, getattr(backbone, "config", None))

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
+from .code import NetworkError
+
 
 class FeatureScale(NamedTuple):
     """One scale of an encoder: its hidden state's index, channels, and pixels per position."""
@@ -37,6 +39,8 @@ def _feature_scales(encoder_config: str) -> tuple[FeatureScale, ...]:
             encoder = AutoModel.from_config(config).eval()
             images = torch.empty(1, getattr(config, "num_channels", 3), side, side)
             hidden_states = encoder(images, output_hidden_states=True).hidden_states
+    except NetworkError:  # which says more
+        raise
     except (ValueError, RuntimeError, TypeError, AttributeError) as error:  # a model for other input than such images
         raise ValueError(_no_scales(config)) from error
     scales = {}

@@ -7,6 +7,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from .import_path import is_import_path
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
@@ -46,6 +48,11 @@ def student_weights(student: str, revision: str | None = None) -> tuple[str, str
     Raises:
         ValueError: a student of that name has none.
     """
+    if is_import_path(student):
+        raise ValueError(
+            f"student {student!r} is built by a function: leave --student_pretrained out, and have the function load "
+            "its weights."
+        )
     if student not in PRESETS:
         return student, revision
     if student not in WEIGHTS:
@@ -61,7 +68,8 @@ def student_encoder_config(student: str | dict[str, Any], revision: str | None =
     """The config of a student's encoder.
 
     Args:
-        student: a name in `PRESETS`, a dict with `model_type` (or its JSON), a folder, or a Hub id.
+        student: a name in `PRESETS`, a dict with `model_type` (or its JSON), a folder, a Hub id, or the import path of
+            a function that builds a network (`package.module:function`, see `allow_code`).
         revision: of the Hub id.
 
     Raises:
@@ -72,13 +80,15 @@ def student_encoder_config(student: str | dict[str, Any], revision: str | None =
 
     if isinstance(student, str) and student.lstrip().startswith("{"):
         student = json.loads(student)
+    if isinstance(student, str) and is_import_path(student):
+        student = {"model_type": "module_backbone", "factory": student}
     if isinstance(student, str) and student not in PRESETS:
         if not os.path.isdir(student) and "/" not in student:
             near = difflib.get_close_matches(student, PRESETS, n=3, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise ValueError(
                 f"there is no student {student!r}: {hint}`hgkd students` lists those that have a name; a Hub id "
-                "(owner/name), a folder or a config as JSON works too (student)."
+                "(owner/name), a folder, a config as JSON or package.module:function works too (student)."
             )
         try:
             config = AutoConfig.from_pretrained(student, revision=revision)

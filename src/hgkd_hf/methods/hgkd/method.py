@@ -25,6 +25,8 @@ class HGKDMethod(HGKDSettings, HGKDCommandSettings, Method):
         """Also refuses an encoder that leaks under a mask: now rather than after days."""
         model = super().build_model()
         model.student.sparse_backend = self.sparse_backend
+        if not self.mask_ratio:
+            return model
         try:
             check_exact(model.encoder, model.config.student_config.cell_size, backend=self.sparse_backend)
         except ImportError as error:

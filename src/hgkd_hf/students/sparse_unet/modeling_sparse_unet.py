@@ -27,6 +27,7 @@ from ...sparse import checkpoint_blocks, sparsify, to_dense, uncheckpoint_blocks
 from ...sparse.masking import VisibleCells, cell_grid
 from ..features import FeatureScale, feature_scales, pooled_features
 from .configuration_sparse_unet import SparseUNetConfig
+from .encoder import build_encoder
 
 
 @dataclass
@@ -178,7 +179,8 @@ class SparseUNetModel(SparseUNetPreTrainedModel):
             choice of the run, without effect on any result but its rounding, and not saved.
 
     Raises:
-        ValueError: the encoder mixes positions in a way that no mask can follow; the message names the module.
+        ValueError: with mask tokens, the encoder mixes positions in a way that no mask can follow; the message names
+            the module.
     """
 
     sparse_backend = "cells"
@@ -187,7 +189,7 @@ class SparseUNetModel(SparseUNetPreTrainedModel):
         super().__init__(config)
         self.scales = feature_scales(config.encoder_config)
         self.total_stride = self.scales[-1].stride
-        self.encoder = checkpoint_blocks(sparsify(AutoModel.from_config(config.encoder_config)))
+        self.encoder = checkpoint_blocks(build_encoder(config))
         batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in self.encoder.modules())
         self.decoder = SparseUNetDecoder(config, self.scales, batch_norm) if add_decoder else None
         self.post_init()
