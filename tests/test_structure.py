@@ -1,6 +1,7 @@
 """The house: which room may import which, no circles, short files. `python tests/test_structure.py` draws it."""
 
 import ast
+import re
 from collections import Counter
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -105,6 +106,15 @@ def test_names_of_test_files_are_unique():
 def test_files_are_short(folder):
     lines = {path: len(path.read_text().splitlines()) for path in (REPOSITORY / folder).rglob("*.py")}
     assert not {path.relative_to(REPOSITORY).as_posix(): n for path, n in lines.items() if n >= LONGEST}
+
+
+def test_nobody_asks_a_model_for_its_attributes():
+    """What a distiller can do says `Distiller`; of stock models only dual encoders are told from others."""
+    asked = re.compile(
+        r"(?:getattr|hasattr)\((?:self\.|trainer\.)*(?:model|student|teacher|distiller|encoder), \"(\w+)\""
+    )
+    found = {(path.name, name) for path in PACKAGE.rglob("*.py") for name in asked.findall(path.read_text())}
+    assert {name for _, name in found} <= {"vision_model"}, found
 
 
 def drawing() -> str:

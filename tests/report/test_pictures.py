@@ -1,5 +1,7 @@
 """Pictures: colours of one basis, filled-in cells, neighbours; drawn for every kind of distiller."""
 
+import sys
+
 import pytest
 import torch
 from transformers import AutoModel
@@ -8,6 +10,7 @@ from hgkd_hf import HGKDConfig, HGKDForPreTraining, SparseUNetConfig
 from hgkd_hf.evaluation import Features
 from hgkd_hf.students.features import has_feature_scales
 from hgkd_hf.visualize import features_figure, nearest, pca_colours, prediction_columns, prediction_figure, unnormalise
+from hgkd_hf.visualize.figure import new_figure
 from hgkd_hf.visualize.pictures import HIDDEN_GREY
 
 pytest.importorskip("matplotlib", reason="needs the extra `demo`")
@@ -81,3 +84,9 @@ def test_feature_maps_of_a_stock_student(encoder_config, vit):
 def test_a_vision_transformer_has_no_such_maps(encoder_config, vit):
     assert has_feature_scales(encoder_config)
     assert not has_feature_scales(vit.config)
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"pictures need matplotlib: pip install 'hgkd_hf\[demo\]'"):
+        new_figure(1, 1)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..training.metrics_file import read_metrics
+from .figure import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,9 +19,7 @@ def curves_figure(runs: dict[str, str | Path]) -> Figure:
     Args:
         runs: the folder of each run by its name; each holds a `metrics.jsonl`.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    figure = new_figure(9, 3.2)
     left, right = figure.subplots(1, 2)
     for name, folder in runs.items():
         entries = read_metrics(folder)

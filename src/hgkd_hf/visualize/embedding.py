@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..evaluation.features import Features
+from .figure import new_figure
 from .pictures import nearest, neighbours_figure
 
 if TYPE_CHECKING:
@@ -48,10 +49,9 @@ def embedding_figure(points: Tensor, method: str, labels: Sequence[str | int | N
         method: how they were made.
         labels: of each image.
     """
+    figure = new_figure(7, 6)
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 6), layout="constrained")
     axis = figure.subplots()
     kinds = [None] if labels is None else sorted(set(labels), key=lambda label: (label is None, label))
     # tab10 repeats after ten classes, where neighbouring colours of a wheel can still be told apart.

@@ -12,6 +12,7 @@ from ..evaluation.features import Features, eval_mode
 from ..sparse.masking import expand_mask
 from ..students.features import feature_scales
 from ..teachers.showing import unnormalize
+from .figure import new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -159,10 +160,8 @@ def neighbours_figure(
         query_images: of the queries, (H, W, 3) each.
         neighbours: rows of the bank, (queries, count), from `nearest`.
     """
-    from matplotlib.figure import Figure
-
     rows, count = neighbours.shape
-    figure = Figure(figsize=(1.35 * (count + 1), 1.4 * rows + 0.3), layout="constrained")
+    figure = new_figure(1.35 * (count + 1), 1.4 * rows + 0.3)
     axes = figure.subplots(rows, count + 1, squeeze=False)
     labelled = bank.labels is not None and queries.labels is not None
     for row, query in enumerate(query_images):
@@ -181,10 +180,8 @@ def neighbours_figure(
 
 def _grid(columns: Mapping[str, Tensor]) -> Figure:
     """Pictures in columns under their titles, a row an image; what has no colours is drawn as heat."""
-    from matplotlib.figure import Figure
-
     rows = len(next(iter(columns.values())))
-    figure = Figure(figsize=(2 * len(columns), 2 * rows + 0.4), layout="constrained")
+    figure = new_figure(2 * len(columns), 2 * rows + 0.4)
     axes = figure.subplots(rows, len(columns), squeeze=False)
     for column, (name, pictures) in enumerate(columns.items()):
         axes[0, column].set_title(name, fontsize=9)
