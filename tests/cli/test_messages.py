@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from hgkd_hf.cli.main import COMMANDS, main
-from hgkd_hf.data.errors import STANDARD_FLAGS
 from hgkd_hf.finetuning.settings import SETTINGS as TASKS
 from hgkd_hf.methods.settings import SETTINGS as METHODS
 
@@ -24,8 +23,9 @@ WHO_SAYS = {
     "cli/resume.py": TRAIN,
     "data/cached.py": ("distill",),
     "data/dataset.py: --streaming": ("distill",),
-    "data/dataset.py": ("distill", "finetune", "teach", "pretrain-teacher", "evaluate", "export"),
+    "data/labels.py: --streaming": ("distill",),
     "data/reading.py": ("distill",),
+    "data/": ("distill", "finetune", "teach", "pretrain-teacher", "evaluate", "export", "embed", "predict"),
     "deployment/predictions.py": ("predict",),
     "deployment/": ("export",),
     "evaluation/": ("evaluate",),
@@ -55,7 +55,7 @@ NO_FLAGS_OF_OURS = {
     "cli/parser.py",
     "cli/choices.py",  # a command line in the making
     "cli/main.py",
-    "data/errors.py",  # the table of `Flags`: see below
+    "data/errors.py",  # what `open_split` replaces by a command's own flags
     "sparse/",  # of benchmarks
 }
 # A command in a message: from its name to the end of the line, of the clause or of the quotation.
@@ -113,10 +113,3 @@ def test_flags_of_messages_exist(file):
             assert commands != (), f"say in WHO_SAYS which commands can say {text!r}"
             for name in commands or ():
                 assert flag in flags_of(name), f"hgkd {name} has no {flag}, but can say {text!r}"
-
-
-@pytest.mark.parametrize("name", [name for name in COMMANDS if "--dataset" in flags_of(name)])
-def test_flags_of_data_exist(name):
-    """`open_split` is told which flags hold split, labels and numbers of rows; `distill` alone reads streams."""
-    told = {"split", "label_column", "max_samples", "streaming"}
-    assert {flag for key, flag in vars(STANDARD_FLAGS).items() if key not in told} <= flags_of(name)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from hgkd_hf.data.errors import STANDARD_FLAGS, Flags
-
 
 @dataclass(frozen=True)
 class ImageAccess:
@@ -17,13 +15,11 @@ class ImageAccess:
         roots: folders and `hf://` prefixes below which files may be opened; None: every file, since this package
             listed the files itself.
         anywhere: open all files and URLs.
-        flags: what errors call the arguments.
     """
 
     folder: str | None = None
     roots: tuple[str, ...] | None = ()
     anywhere: bool = False
-    flags: Flags = STANDARD_FLAGS
 
     def locate(self, path: str) -> str:
         """The path or URL to open, absolute.
@@ -40,7 +36,7 @@ class ImageAccess:
             if self._holds(place):
                 return "::".join([*archives, place])
         raise PermissionError(
-            f"it is named as {path!r}, outside of the dataset ({self.flags.allow_remote_images} opens such images)"
+            f"it is named as {path!r}, outside of the dataset (--allow_remote_images opens such images)"
         )
 
     def file(self, path: str | None) -> str | None:

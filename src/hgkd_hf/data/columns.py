@@ -8,9 +8,7 @@ from hgkd_hf.data.errors import Flags, listed
 from hgkd_hf.data.folders import split_named
 
 
-def find_image_column(
-    features: Features, wanted: str | None, name: str, flags: Flags, target_column: str | None = None
-) -> str:
+def find_image_column(features: Features, wanted: str | None, name: str, target_column: str | None = None) -> str:
     """The column of images: `wanted`, else the only one that holds some beside the masks in `target_column`.
 
     Raises:
@@ -18,23 +16,19 @@ def find_image_column(
     """
     if wanted is not None:
         if wanted not in features:
-            raise ValueError(
-                f"{name!r} has no column {wanted!r}: choose {flags.image_column} from {listed(features)}."
-            )
+            raise ValueError(f"{name!r} has no column {wanted!r}: choose --image_column from {listed(features)}.")
         if not _may_hold_images(features[wanted]):
             raise ValueError(
-                f"Column {wanted!r} of {name!r} holds {features[wanted]}, not images: correct {flags.image_column}."
+                f"Column {wanted!r} of {name!r} holds {features[wanted]}, not images: correct --image_column."
             )
         return wanted
     found = [column for column, feature in features.items() if isinstance(feature, Image) and column != target_column]
     if not found:  # parquet files written without `datasets` hold plain bytes
         found = [column for column in ("image", "img") if column in features and _may_hold_images(features[column])]
     if not found:
-        raise ValueError(
-            f"No column of {name!r} is of images: name one of {listed(features)} with {flags.image_column}."
-        )
+        raise ValueError(f"No column of {name!r} is of images: name one of {listed(features)} with --image_column.")
     if len(found) > 1:
-        raise ValueError(f"Several columns of {name!r} hold images: choose {flags.image_column} from {listed(found)}.")
+        raise ValueError(f"Several columns of {name!r} hold images: choose --image_column from {listed(found)}.")
     return found[0]
 
 

@@ -50,16 +50,12 @@ class Samples:
                 ("DistillationDataset", "set") if self._streams else ("StreamingDistillationDataset", "drop")
             )
             is_streamed = "is not" if self._streams else "is"
-            raise ValueError(
-                f"{source.name!r} {is_streamed} streamed: use {fitting}, or {flag} {source.flags.streaming}."
-            )
+            raise ValueError(f"{source.name!r} {is_streamed} streamed: use {fitting}, or {flag} --streaming.")
         source = labelled(source) if return_labels else source
         if mixing is not None and not return_labels:
             raise ValueError("mixing mixes labels too: pass return_labels=True.")
         if mixing is not None and mixing.needs_partner and self._streams:
-            raise ValueError(
-                f"mixup and cutmix read a second row of any index: set both to 0, or drop {source.flags.streaming}."
-            )
+            raise ValueError("mixup and cutmix read a second row of any index: set both to 0, or drop --streaming.")
         if cell_grid is not None:
             num_visible_cells(cell_grid, mask_ratio)  # refuses a wrong ratio here rather than in a worker
         self.source = source
@@ -231,5 +227,5 @@ def all_bad(source: ImageSource, last: CorruptImageError) -> CorruptImageError:
     """The error of a dataset that `MAX_TRIES` rows in a row hold no image of."""
     return CorruptImageError(
         f"Too many rows of {source.name!r} in a row hold no readable image (the last: {str(last).rstrip('.')}): "
-        f"check the files, and {source.flags.image_column}, which is {source.image_column!r}."
+        f"check the files, and --image_column, which is {source.image_column!r}."
     )

@@ -8,17 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Flags:
-    """What a script calls the arguments of `load_images`, for errors that name the one to change."""
+    """What a command calls these arguments of `load_images`, for errors that name the one to change.
 
-    dataset: str = "--dataset"
-    config_name: str = "--dataset_config"
-    revision: str = "--dataset_revision"
+    The others have one name in all commands.
+    """
+
     split: str = "--split"
-    streaming: str = "--streaming"
-    image_column: str = "--image_column"
     label_column: str = "--label_column"
     max_samples: str = "--max_samples"
-    allow_remote_images: str = "--allow_remote_images"
 
 
 STANDARD_FLAGS = Flags()

@@ -23,7 +23,7 @@ from huggingface_hub import metadata_load
 from PIL import Image as PILImage
 from yaml import YAMLError
 
-from hgkd_hf.data.errors import Flags, listed, reason
+from hgkd_hf.data.errors import listed, reason
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class _Listing:
     empty_folders: list[str] = field(default_factory=list)
 
 
-def open_image_folder(path: Path, name: str, flags: Flags) -> dict[str, Dataset] | None:
+def open_image_folder(path: Path, name: str) -> dict[str, Dataset] | None:
     """The splits of a folder of images; None if it holds none, or tables, or says itself which files it consists of.
 
     Links are followed; hidden files and folders are left out. Top-level folders are splits if all images lie in ones
@@ -99,7 +99,7 @@ def open_image_folder(path: Path, name: str, flags: Flags) -> dict[str, Dataset]
     if not listing.images:
         return None
     _tell_unread(listing, name)
-    splits = _group_by_split(_without_wrapper(list(listing.images.items())), name, flags)
+    splits = _group_by_split(_without_wrapper(list(listing.images.items())), name)
     if listing.metadata:
         return _read_metadata(listing, splits, name)
     classes = {split: _classes(files, split, name) for split, files in splits.items()}
@@ -200,7 +200,7 @@ def _without_wrapper(files: list[File]) -> list[File]:
     return files
 
 
-def _group_by_split(files: list[File], name: str, flags: Flags) -> dict[str, list[File]]:
+def _group_by_split(files: list[File], name: str) -> dict[str, list[File]]:
     """The files of each split, by their parts below its folder."""
     tops = Counter(parts[0] if len(parts) > 1 else "" for parts, _ in files)
     named = {top: split_named(top) for top in tops}
@@ -215,13 +215,13 @@ def _group_by_split(files: list[File], name: str, flags: Flags) -> dict[str, lis
         raise ValueError(
             f"{name!r} holds the split {listed(splits)} beside {sum(tops[top] for top in outside)} images in "
             f"{listed(top or 'the folder itself' for top in outside)}, which belong to no split: move them out, or "
-            f"give {flags.dataset} the folder that is meant."
+            f"give --dataset the folder that is meant."
         )
     inner = _inner_splits(files)
     if inner:
         raise ValueError(
             f"{name!r} holds the splits {listed(inner[1])} below its folder {inner[0]!r}, where they would be mixed: "
-            f"put them above the classes, or give {flags.dataset} the folder of one."
+            f"put them above the classes, or give --dataset the folder of one."
         )
     if splits and "" not in tops:
         logger.warning(

@@ -55,7 +55,7 @@ def labelled(source: ImageSource) -> ImageSource:
         raise ValueError(f"{source.name!r} has no labels: name their column with {flags.label_column}.")
     if source.num_rows is None:
         if source.class_names is None and "string" in source.dataset.features[column].dtype:
-            raise ValueError(f"the stream {source.name!r} does not name its classes: drop {flags.streaming}.")
+            raise ValueError(f"the stream {source.name!r} does not name its classes: drop --streaming.")
         return source
     labels = _labels(source)
     wrong = [label for label in labels if isinstance(label, float)]
@@ -92,7 +92,7 @@ def class_names(source: ImageSource) -> tuple[str, ...]:
     if source.class_names is not None:
         return source.class_names
     if source.num_rows is None:
-        raise ValueError(f"the stream {source.name!r} does not name its classes: drop {source.flags.streaming}.")
+        raise ValueError(f"the stream {source.name!r} does not name its classes: drop --streaming.")
     return tuple(map(str, range(max(_labels(source)) + 1)))
 
 

@@ -69,7 +69,7 @@ def load_images(
     dataset, access = _open(name, split, config_name, revision, streaming, flags)
     if streaming and dataset.features is None:
         dataset = dataset._resolve_features()  # reads the first rows; there is no public way
-    image_column = find_image_column(dataset.features, image_column, name, flags, target_column)
+    image_column = find_image_column(dataset.features, image_column, name, target_column)
     dataset = dataset.with_format(None)
     for column, feature in dataset.features.items():  # `datasets` would open whatever a row names
         if column == image_column or isinstance(feature, Image):
@@ -142,21 +142,19 @@ def _open(
     path = Path(name).expanduser()
     if not path.exists():
         if _can_only_be_path(name):
-            raise ValueError(
-                f"There is no file or folder {name!r}: correct {flags.dataset} (a local path or a Hub id)."
-            )
+            raise ValueError(f"There is no file or folder {name!r}: correct --dataset (a local path or a Hub id).")
         cached = os.path.join(HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type="dataset"))
         roots = (cached, str(datasets.config.DOWNLOADED_DATASETS_PATH), f"hf://datasets/{name}")
         options = {"path": name, "name": config_name, "revision": revision}
-        return load_split(options, name, split, streaming, flags), ImageAccess(roots=roots, flags=flags)
+        return load_split(options, name, split, streaming, flags), ImageAccess(roots=roots)
     if path.suffix.lower() == ".zip" and path.is_file():
         path = extract(str(path))
     folder = os.path.abspath(path if path.is_dir() else path.parent)
-    access = ImageAccess(folder, (folder,), flags=flags)
+    access = ImageAccess(folder, (folder,))
     if path.is_file():
         if path.suffix != ".parquet":
             raise ValueError(
-                f"{name!r} is a file, but not a .parquet file: give {flags.dataset} its folder (another archive than "
+                f"{name!r} is a file, but not a .parquet file: give --dataset its folder (another archive than "
                 ".zip: unpacked), a .zip archive or a Hub id."
             )
         options = {"path": "parquet", "data_files": glob.escape(str(path))}
@@ -165,7 +163,7 @@ def _open(
         saved = datasets.load_from_disk(str(path))
         splits = saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
         return select_split(splits, name, split, streaming, flags), access
-    splits = open_image_folder(Path(folder), name, flags) if config_name is None else None
+    splits = open_image_folder(Path(folder), name) if config_name is None else None
     if splits is not None:
         return select_split(splits, name, split, streaming, flags), replace(access, roots=None)
     return load_split({"path": str(path), "name": config_name}, name, split, streaming, flags), access

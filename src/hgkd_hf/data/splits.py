@@ -54,39 +54,32 @@ def load_split(options: dict, name: str, split: str, streaming: bool, flags: Fla
             return datasets.load_dataset(**options, split=split, streaming=streaming)
     except FileNotFoundError as error:  # also DatasetNotFoundError and EmptyDatasetError
         place = "in this folder" if is_local else "on the Hub (if it is private or gated: `hf auth login`)"
-        raise ValueError(
-            f"No dataset {name!r} was found {place}: correct {flags.dataset} or {flags.revision}."
-        ) from error
+        raise ValueError(f"No dataset {name!r} was found {place}: correct --dataset or --dataset_revision.") from error
     except ConnectionError as error:
         raise ValueError(
-            f"Dataset {name!r} is not a local path and the Hub cannot be reached: correct {flags.dataset} or go "
-            "online."
+            f"Dataset {name!r} is not a local path and the Hub cannot be reached: correct --dataset or go online."
         ) from error
     except Exception as error:  # `datasets` passes on whatever the readers of its formats raise
         if isinstance(error, ValueError) and "config" in str(error).lower():
             raise ValueError(
-                f"{' '.join(str(error).split())} (of {name!r}): choose one with {flags.config_name}."
+                f"{' '.join(str(error).split())} (of {name!r}): choose one with --dataset_config."
             ) from error
         if "corresponds to no data" in str(error):
             raise no_rows(name, split, flags) from error
         choices = _splits_of(options)
         if choices and not named_splits(split) <= set(choices):
             raise _missing_split(name, split, choices, flags) from error
-        raise ValueError(
-            f"{name!r} cannot be read ({reason(error)}): repair it, or correct {flags.dataset}."
-        ) from error
+        raise ValueError(f"{name!r} cannot be read ({reason(error)}): repair it, or correct --dataset.") from error
     raise ValueError(
         f"`datasets` sorts the files of {name!r} into splits by words in their names, and would leave out "
-        f"{len(left_out)}: {listed(sorted(left_out), most=3)}. Name every file after a split, or give {flags.dataset} "
+        f"{len(left_out)}: {listed(sorted(left_out), most=3)}. Name every file after a split, or give --dataset "
         "a folder whose files belong to one."
     )
 
 
 def no_rows(name: str, split: str, flags: Flags) -> ValueError:
     """The error for a split without rows."""
-    return ValueError(
-        f"Split {split!r} of {name!r} has no rows: choose another with {flags.split} or {flags.dataset}."
-    )
+    return ValueError(f"Split {split!r} of {name!r} has no rows: choose another with {flags.split} or --dataset.")
 
 
 def _missing_split(name: str, split: str, choices: Iterable[str], flags: Flags) -> ValueError:
