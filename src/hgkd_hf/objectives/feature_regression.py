@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .choices import FeatureLoss, TargetNormKind
+from .positions import mean_of_chosen
 
 
 class TargetNorm(nn.Module):
@@ -76,19 +77,21 @@ def feature_regression_loss(
     if prediction.shape != target.shape:
         raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape.")
     prediction, target = (values.permute(0, 2, 3, 1).float() for values in (prediction, target.detach()))
-    if bool_positions is not None:
-        if bool_positions.shape != prediction.shape[:3]:
-            raise ValueError(
-                f"bool_positions {tuple(bool_positions.shape)} does not fit features {tuple(prediction.shape[:3])}."
-            )
-        if not bool_positions.any():
-            raise ValueError("no position is to be predicted: change mask_ratio, or set positions to 'all'.")
-        prediction, target = prediction[bool_positions], target[bool_positions]
+    if bool_positions is not None and bool_positions.shape != prediction.shape[:3]:
+        raise ValueError(
+            f"bool_positions {tuple(bool_positions.shape)} does not fit features {tuple(prediction.shape[:3])}."
+        )
+    reduction = "mean" if bool_positions is None else "none"
     terms = {
-        "smooth-l1": lambda: F.smooth_l1_loss(prediction, target, beta=beta),
-        "mse": lambda: F.mse_loss(prediction, target),
-        "cosine": lambda: (1 - F.cosine_similarity(prediction, target, dim=-1)).mean(),
+        "smooth-l1": lambda: F.smooth_l1_loss(prediction, target, reduction=reduction, beta=beta),
+        "mse": lambda: F.mse_loss(prediction, target, reduction=reduction),
+        "cosine": lambda: 1 - F.cosine_similarity(prediction, target, dim=-1),
     }
     if loss not in get_args(FeatureLoss):
         raise ValueError(f"loss {loss!r} does not exist: choose one of {', '.join(get_args(FeatureLoss))}.")
-    return sum(terms[name]() for name in loss.split("+"))
+    if bool_positions is None:
+        return sum(terms[name]().mean() for name in loss.split("+"))
+    none = "no position is to be predicted: change mask_ratio, or set positions to 'all'."
+    distances = (terms[name]() for name in loss.split("+"))
+    of_positions = sum(distance.mean(-1) if distance.dim() == 4 else distance for distance in distances)
+    return mean_of_chosen(of_positions, bool_positions, none)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .positions import mean_of_chosen
+
 
 def pixel_reconstruction_loss(prediction: Tensor, pixel_values: Tensor, bool_masked_pos: Tensor) -> Tensor:
     """Mean squared error on hidden cells, each cell's target normalised by its own mean and deviation.
@@ -23,15 +25,16 @@ def pixel_reconstruction_loss(prediction: Tensor, pixel_values: Tensor, bool_mas
         raise ValueError(
             f"prediction {tuple(prediction.shape)} and pixels {tuple(pixel_values.shape)} differ in shape."
         )
-    if not bool_masked_pos.any():
-        raise ValueError("no cell is hidden, so none can be reconstructed: raise mask_ratio.")
     gh, gw = bool_masked_pos.shape[1:]
 
-    def hidden_cells(images: Tensor) -> Tensor:
+    def cells(images: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, gh, gw, values of a cell)."""
         batch, channels, height, width = images.shape
         blocks = images.float().view(batch, channels, gh, height // gh, gw, width // gw)
-        return blocks.permute(0, 2, 4, 3, 5, 1).flatten(3)[bool_masked_pos]  # (hidden cells, values of a cell)
+        return blocks.permute(0, 2, 4, 3, 5, 1).flatten(3)
 
-    target = hidden_cells(pixel_values)
+    target = cells(pixel_values)
     target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
-    return (hidden_cells(prediction) - target).square().mean()
+    of_cells = (cells(prediction) - target).square().mean(-1)
+    none = "no cell is hidden, so none can be reconstructed: raise mask_ratio."
+    return mean_of_chosen(of_cells, bool_masked_pos, none)

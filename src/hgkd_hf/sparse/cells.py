@@ -14,18 +14,7 @@ from torch import Tensor, nn
 
 from . import cell_kernels
 from .backend import Backend, Dense
-from .cell_kernels import (
-    Geometry,
-    Halo,
-    HaloConvolution,
-    HaloMaximum,
-    HaloWindow,
-    TapConvolution,
-    Taps,
-    autocast_dtype,
-    patch_product,
-    pointwise_product,
-)
+from .cell_kernels import HaloConvolution, HaloMaximum, HaloWindow
 from .geometry import (
     check_stride,
     checked_padding_before,
@@ -37,6 +26,9 @@ from .geometry import (
 )
 from .masking import VisibleCells
 from .norm import batch_norm
+from .row_products import PairConvolution, PatchConvolution, autocast_dtype, patch_product, pointwise_product
+from .tables import IndexTables, pixels
+from .windows import Geometry
 
 # With fewer channels than this (the image, at the stem) an index for every pixel of a window costs more than they do.
 FEW_CHANNELS = 8
@@ -59,14 +51,19 @@ HALO_WINDOW = 2
 class CellsBackend(Backend):
     """Features are rows (V, C, b, b). The same operations as `MaskedBackend`, with the same results at visible cells.
 
-    One object serves one forward: it keeps the index tables of the mask, one for each geometry that occurs.
+    One object serves one forward and its backward: it keeps the index tables of the mask.
+
+    Args:
+        cells: the mask.
+        static: whether all shapes shall follow from the number of visible cells, so that nothing that is computed
+            has to be looked at (no host waits for its device, and CUDA graphs are possible). By default everywhere
+            but on the CPU, where listing the pairs of positions that exist costs nothing and saves the others.
     """
 
-    def __init__(self, cells: VisibleCells):
+    def __init__(self, cells: VisibleCells, static: bool | None = None):
         self.cells = cells
         self.cell_size: tuple[int, int] | None = None  # in pixels; known from `enter` on
-        self._halos: dict[Geometry, Halo] = {}
-        self._taps: dict[Geometry, Taps] = {}
+        self.tables = IndexTables(cells, cells.device.type != "cpu" if static is None else static)
 
     def enter(self, pixel_values: Tensor) -> Tensor:
         """Images (B, 3, H, W) to rows (V, 3, H/gh, W/gw)."""
@@ -82,7 +79,9 @@ class CellsBackend(Backend):
         """Convolution: hidden and outside positions count as zeros."""
         weight, shape = layer.kernel(), self.geometry(layer, x)
         if layer.kernel_size == (1, 1) and layer.groups == 1:
-            return pointwise_product(x[:, :, :: layer.stride[0], :: layer.stride[1]], weight, layer.bias)
+            x = x[:, :, :: layer.stride[0], :: layer.stride[1]]
+            tall = min(x.shape[2:]) >= cell_kernels.CONVOLUTION_BLOCK
+            return pointwise_product(x, weight, layer.bias, tall)
         if shape.kernel == shape.stride and shape.padding == (0, 0) and layer.groups == 1 and layer.dilation == (1, 1):
             return patch_product(x, weight, layer.bias, shape.out_block)
         if layer.groups > 1 and max(shape.window) > HALO_WINDOW * min(shape.block):
@@ -91,21 +90,37 @@ class CellsBackend(Backend):
             return self.cells.gather(F.conv2d(maps, weight, layer.bias, layer.stride, 0, layer.dilation, layer.groups))
         x = x.to(autocast_dtype(x))  # a custom Function is not autocast by itself
         wide = min(shape.out_block) >= cell_kernels.CONVOLUTION_BLOCK
-        if layer.groups > 1 or (wide and (shape.stride != (1, 1) or x.shape[1] < FEW_CHANNELS)):
+        strided = shape.stride != (1, 1)
+        if layer.groups > 1 or x.shape[1] < FEW_CHANNELS or (wide and strided and not self.tables.static):
             y = F.conv2d(self.window(x, shape), weight, None, layer.stride, 0, layer.dilation, layer.groups)
-        elif wide:
-            taps = self.taps(shape) if min(shape.block) < cell_kernels.WEIGHT_GRADIENT_BLOCK else None
-            y = HaloConvolution.apply(x, weight, shape, self.halo(shape), self.halo(shape.turned()), taps)
+        elif wide and not strided:
+            y = self.wide_convolution(x, weight, shape)
         else:
-            y = TapConvolution.apply(x, weight, self.taps(shape), shape.out_block)
+            y = self.narrow_convolution(x, weight, shape)
         # Added here, its gradient is a pairwise sum: before BatchNorm it is zero, and the library's rounds more.
         return y if layer.bias is None else y + layer.bias.to(y.dtype).view(-1, 1, 1)
+
+    def wide_convolution(self, x: Tensor, weight: Tensor, shape: Geometry) -> Tensor:
+        """A convolution of stride 1 of blocks that are not small against their halo."""
+        tables, listed = self.tables, not self.tables.static and min(shape.block) < cell_kernels.WEIGHT_GRADIENT_BLOCK
+        pairs = tables.pairs(shape) if listed else None
+        return HaloConvolution.apply(x, weight, shape, tables.halo(shape), tables.halo(shape.turned()), pairs)
+
+    def narrow_convolution(self, x: Tensor, weight: Tensor, shape: Geometry) -> Tensor:
+        """A convolution, strided or not, of blocks of few pixels."""
+        if self.tables.static:
+            tables = self.tables.patches(shape), self.tables.patch_readers(shape)
+            y = PatchConvolution.apply(pixels(x), weight, *tables)
+        else:
+            y = PairConvolution.apply(pixels(x), weight, self.tables.pairs(shape))
+        return y.view(len(x), *shape.out_block, -1).permute(0, 3, 1, 2)
 
     def max_pool2d(self, layer: nn.MaxPool2d, dense: Dense, x: Tensor) -> Tensor:
         """Maximum over a window: hidden positions count as zeros, those outside the image not at all."""
         shape = self.geometry(layer, x)
         outside = 0.0 if pads_with_zeros(layer, x) else float("-inf")
-        return HaloMaximum.apply(x, shape, self.halo(shape), outside)
+        halo, readers = self.tables.halo_of_maximum(shape), self.tables.halo_readers(shape)
+        return HaloMaximum.apply(x, shape, halo, readers, outside)
 
     def avg_pool2d(self, layer: nn.AvgPool2d, dense: Dense, x: Tensor) -> Tensor:
         """Mean over a window: hidden positions count as zeros; a window over the whole map is a global mean."""
@@ -129,7 +144,7 @@ class CellsBackend(Backend):
         if x.shape[-2:] != (1, 1):
             return batch_norm(layer, x)
         # One pixel a cell: the strides of (V, C, 1, 1) look like NCHW, whose backward is ten times slower here.
-        return batch_norm(layer, x[:, :, 0, 0])[:, :, None, None]
+        return batch_norm(layer, x.flatten(1))[:, :, None, None]
 
     def global_avg_pool2d(self, layer: nn.AdaptiveAvgPool2d, dense: Dense, x: Tensor) -> Tensor:
         """Mean over each image's visible positions, repeated for its cells: (V, C, 1, 1)."""
@@ -193,41 +208,16 @@ class CellsBackend(Backend):
         padding = checked_padding_before(layer, x)
         return Geometry(block, pair(layer.kernel_size), stride, padding, pair(getattr(layer, "dilation", 1)))
 
-    def window(self, x: Tensor, shape: Geometry, outside: float = 0.0) -> Tensor:
-        """Rows (V, C, b, b) with the halo that `shape` reads: zeros in hidden cells, `outside` off the image."""
+    def window(self, x: Tensor, shape: Geometry) -> Tensor:
+        """Rows (V, C, b, b) with the halo that `shape` reads, zeros where nothing is."""
         if x.shape[1] < FEW_CHANNELS:
-            return self.cut_windows(x, shape, outside)
-        return HaloWindow.apply(x, self.halo(shape), outside)
+            return self.cut_windows(x, shape)
+        return HaloWindow.apply(x, self.tables.halo(shape), self.tables.halo_readers(shape), 0.0)
 
-    def halo(self, shape: Geometry) -> Halo:
-        """Where the windows of `shape` read."""
-        if shape not in self._halos:
-            self._halos[shape] = Halo(*self.cells.neighbours(shape.block, *shape.padding, shape.window))
-        return self._halos[shape]
-
-    def cut_windows(self, x: Tensor, shape: Geometry, outside: float) -> Tensor:
+    def cut_windows(self, x: Tensor, shape: Geometry) -> Tensor:
         """`window` without an index for every pixel: the cells' windows of the padded map, cut out whole."""
         vertical, horizontal = shape.halo
-        maps = F.pad(self.cells.scatter(x), (*horizontal, *vertical), value=outside)
+        maps = F.pad(self.cells.scatter(x), (*horizontal, *vertical))
         windows = maps.unfold(2, shape.window[0], shape.block[0]).unfold(3, shape.window[1], shape.block[1])
         row, column = self.cells.cell_index // self.cells.grid[1], self.cells.cell_index % self.cells.grid[1]
         return windows[self.cells.image_index, :, row, column].contiguous(memory_format=torch.channels_last)
-
-    def taps(self, shape: Geometry) -> Taps:
-        """The taps of a geometry."""
-        if shape not in self._taps:
-            halo, taps = self.halo(shape), []
-            for ky in range(shape.kernel[0]):
-                for kx in range(shape.kernel[1]):
-                    top, left = ky * shape.dilation[0], kx * shape.dilation[1]
-                    if shape.stride == (1, 1) and (top, left) == shape.padding:
-                        taps.append(None)
-                        continue
-                    rows, columns = (
-                        slice(start, start + (count - 1) * stride + 1, stride)
-                        for start, count, stride in zip((top, left), shape.out_block, shape.stride)
-                    )
-                    outputs = (halo.state[:, rows, columns].flatten() == 0).nonzero()[:, 0]
-                    taps.append((outputs, halo.index[:, rows, columns].flatten()[outputs]))
-            self._taps[shape] = taps
-        return self._taps[shape]

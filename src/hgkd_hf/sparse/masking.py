@@ -7,10 +7,15 @@ image. Throughout, `bool_masked_pos` follows transformers: True means hidden.
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+# What the entries of an index table read along one axis of the grid, for any cell: (how many cells further on, which
+# position there), None: nothing.
+Axis = tuple[tuple[int, int] | None, ...]
 
 
 def num_visible_cells(grid: tuple[int, int], mask_ratio: float) -> int:
@@ -79,33 +84,49 @@ class VisibleCells:
 
     Args:
         bool_masked_pos: (B, gh, gw) bool, True = hidden. Images may differ in their number of visible cells.
+        visible_per_image: the number of every image's visible cells, where it is known. Rows are then numbered
+            without asking the mask for their number, for which an accelerator would have to be waited for.
 
     Attributes:
         image_index: (V,) long, the image of each row.
         cell_index: (V,) long, the row-major cell of each row inside its image.
-        row_of_cell: (B, gh, gw) long, the inverse: each cell's row, or -1 where it is hidden.
 
     Raises:
-        ValueError: the mask has another shape or type, or hides a whole image.
+        ValueError: the mask has another shape or type, hides a whole image, or does not leave `visible_per_image`
+            cells in each (RuntimeError, and later, on an accelerator).
     """
 
-    def __init__(self, bool_masked_pos: Tensor):
+    def __init__(self, bool_masked_pos: Tensor, visible_per_image: int | None = None):
         if bool_masked_pos.dim() != 3 or bool_masked_pos.dtype != torch.bool:
             raise ValueError(
                 f"bool_masked_pos must be a bool tensor (batch, grid rows, grid columns), "
                 f"but it is {bool_masked_pos.dtype} of shape {tuple(bool_masked_pos.shape)}."
             )
-        visible = ~bool_masked_pos.flatten(1)
-        if not visible.any(1).all():
-            raise ValueError("bool_masked_pos hides every cell of an image: leave at least one cell visible.")
         self.bool_masked_pos = bool_masked_pos
         self.batch_size = bool_masked_pos.shape[0]
         self.grid = tuple(bool_masked_pos.shape[1:])
-        self.image_index, self.cell_index = visible.nonzero(as_tuple=True)
-        rows = torch.arange(len(self.image_index), device=visible.device)
-        row_of_cell = torch.full(visible.shape, -1, device=visible.device)
-        row_of_cell[self.image_index, self.cell_index] = rows
-        self.row_of_cell = row_of_cell.view(bool_masked_pos.shape)
+        if visible_per_image is None:
+            if not self._visible.any(1).all():
+                raise ValueError("bool_masked_pos hides every cell of an image: leave at least one cell visible.")
+            self.image_index, self.cell_index = self._visible.nonzero(as_tuple=True)
+        else:
+            self._check_counts(visible_per_image)
+            order = bool_masked_pos.flatten(1).byte().argsort(dim=1, stable=True)
+            self.cell_index = order[:, :visible_per_image].flatten()
+            rows = torch.arange(self.batch_size * visible_per_image, device=self.device)
+            self.image_index = rows // visible_per_image
+
+    def _check_counts(self, visible_per_image: int) -> None:
+        message = f"bool_masked_pos does not leave visible_per_image={visible_per_image} cells of every image visible."
+        if self.device.type != "cpu":
+            torch._assert_async((self.cells_per_image == visible_per_image).all(), message)
+        elif self.cells_per_image.tolist() != [visible_per_image] * self.batch_size:
+            raise ValueError(message)
+
+    @cached_property
+    def _visible(self) -> Tensor:
+        """(B, gh*gw) bool."""
+        return ~self.bool_masked_pos.flatten(1)
 
     def __len__(self) -> int:
         """The number of visible cells V in the batch."""
@@ -119,7 +140,18 @@ class VisibleCells:
     @cached_property
     def cells_per_image(self) -> Tensor:
         """(B,) long: how many cells of each image are visible."""
-        return torch.bincount(self.image_index, minlength=self.batch_size)
+        return self._visible.sum(1)
+
+    @cached_property
+    def row_of_cell(self) -> Tensor:
+        """(B, gh, gw) long, the inverse of the index tables: each cell's row, or -1 where it is hidden."""
+        rows = self._visible.flatten().cumsum(0).view(self.bool_masked_pos.shape) - 1
+        return rows.masked_fill(self.bool_masked_pos, -1)
+
+    @cached_property
+    def _position(self) -> Tensor:
+        """(V,) long: the cell of each row, counted through the batch."""
+        return self.image_index * (self.grid[0] * self.grid[1]) + self.cell_index
 
     def visible(self, size: tuple[int, int]) -> Tensor:
         """The visible positions of a feature grid `size`: (B, 1, H, W) bool."""
@@ -133,7 +165,7 @@ class VisibleCells:
             raise ValueError(f"a {height}x{width} map cannot be cut into {gh}x{gw} cells.")
         blocks = maps.permute(0, 2, 3, 1).reshape(batch, gh, height // gh, gw, width // gw, channels).transpose(2, 3)
         rows = blocks.reshape(batch * gh * gw, height // gh, width // gw, channels)
-        rows = rows.index_select(0, self.image_index * (gh * gw) + self.cell_index)
+        rows = rows.index_select(0, self._position)
         return rows.permute(0, 3, 1, 2)
 
     def scatter(self, rows: Tensor) -> Tensor:
@@ -143,8 +175,7 @@ class VisibleCells:
             raise ValueError(f"{count} rows were given for {len(self)} visible cells.")
         gh, gw = self.grid
         blocks = rows.new_zeros(self.batch_size * gh * gw, bh, bw, channels)
-        index = self.image_index * (gh * gw) + self.cell_index
-        blocks = blocks.index_copy(0, index, rows.permute(0, 2, 3, 1))
+        blocks = blocks.index_copy(0, self._position, rows.permute(0, 2, 3, 1))
         maps = blocks.view(self.batch_size, gh, gw, bh, bw, channels).transpose(2, 3)
         return maps.reshape(self.batch_size, gh * bh, gw * bw, channels).permute(0, 3, 1, 2)
 
@@ -165,19 +196,74 @@ class VisibleCells:
             index: (V, rows, columns) long, positions in the flattened rows (V * bh * bw), 0 where there is none.
             state: (V, rows, columns) int8: 0 = visible, 1 = in a hidden cell, 2 = outside the image.
         """
-        (bh, bw), (gh, gw) = block, self.grid
+        (bh, bw), (rows, columns) = block, size
+        vertical = tuple(divmod(row * stride[0] - top, bh) for row in range(rows))
+        horizontal = tuple(divmod(column * stride[1] - left, bw) for column in range(columns))
+        vertical = tuple((step, y * bw) for step, y in vertical)
+        index = self.index_table(vertical, horizontal, bh * bw, outside_apart=True).view(-1, rows, columns)
+        none = len(self) * bh * bw
+        return index.where(index < none, 0).long(), (index - none + 1).clamp(0, 2).to(torch.int8)
 
-        def axis(cell: Tensor, block_length: int, cells: int, before: int, length: int, step: int):
-            steps = torch.arange(length, device=self.device) * step - before
-            position = cell[:, None] * block_length + steps
-            inside = (position >= 0) & (position < cells * block_length)
-            position = position.clamp(0, cells * block_length - 1)
-            return position // block_length, position % block_length, inside
+    def index_table(
+        self,
+        vertical: Axis,
+        horizontal: Axis,
+        size: int,
+        taps: tuple[int, int] = (1, 1),
+        outside_apart: bool = False,
+    ) -> Tensor:
+        """Where every visible cell reads, in the flattened rows of a feature with `size` entries a cell.
 
-        cell_y, y, inside_y = axis(self.cell_index // gw, bh, gh, top, size[0], stride[0])
-        cell_x, x, inside_x = axis(self.cell_index % gw, bw, gw, left, size[1], stride[1])
-        row = self.row_of_cell[self.image_index[:, None, None], cell_y[:, :, None], cell_x[:, None, :]]
-        inside = inside_y[:, :, None] & inside_x[:, None, :]
-        state = torch.where(inside, (row < 0).to(torch.int8), 2).to(torch.int8)
-        index = (row * bh + y[:, :, None]) * bw + x[:, None, :]
-        return index.where(state == 0, 0), state
+        What is read is the sum of what the axes say. Along an axis its positions follow each other, each with `taps`
+        entries; the table has the taps of both axes last.
+
+        Returns:
+            (V * positions, taps) int32, below V * size; V * size where nothing is read or what is hidden, and, with
+            `outside_apart`, one more where nothing.
+        """
+        cell, place, outside = _cells_read(self.grid, vertical, horizontal, taps, self.device)
+        row = self._rows_of_image.gather(1, cell.index_select(0, self.cell_index))
+        none = len(self) * size
+        index = torch.add(place, row, alpha=size).clamp_(max=none)
+        if outside_apart:
+            index.masked_fill_(outside.index_select(0, self.cell_index), none + 1)
+        return index.view(-1, taps[0] * taps[1])
+
+    @cached_property
+    def _rows_of_image(self) -> Tensor:
+        """(V, gh*gw + 1) int32: the rows of each row's image by cell, V where it is hidden, and V for the outside."""
+        rows = self.row_of_cell.int().masked_fill_(self.bool_masked_pos, len(self)).flatten(1)
+        return F.pad(rows, (0, 1), value=len(self)).index_select(0, self.image_index)
+
+
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def _cells_read(
+    grid: tuple[int, int], vertical: Axis, horizontal: Axis, taps: tuple[int, int], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What does not depend on the mask in an index table, made once for all masks.
+
+    Returns:
+        cell: (gh*gw, entries) long, the cell that each cell reads, gh*gw where there is none.
+        place: (entries,) int32, where in it.
+        outside: (gh*gw, entries) bool, where there is none.
+    """
+    reads = []
+    for axis, cells in ((vertical, grid[0]), (horizontal, grid[1])):
+        step = torch.tensor([0 if read is None else read[0] for read in axis])
+        place = torch.tensor([0 if read is None else read[1] for read in axis], dtype=torch.int32)
+        something = torch.tensor([read is not None for read in axis])
+        to = torch.arange(cells)[:, None] + step
+        reads.append((to, place, something & (to >= 0) & (to < cells)))
+    (row, down, inside_y), (column, right, inside_x) = reads
+
+    def outer(y: Tensor, x: Tensor) -> Tensor:
+        """(m, vertical entries) and (n, horizontal entries) to their sum (m * n, entries), taps last."""
+        table = y[:, None, :, None] + x[None, :, None, :]
+        table = table.unflatten(3, (-1, taps[1])).unflatten(2, (-1, taps[0])).transpose(3, 4)
+        return table.reshape(len(y) * len(x), -1)
+
+    outside = outer(~inside_y, ~inside_x)
+    cell = outer(row * grid[1], column).masked_fill_(outside, grid[0] * grid[1])
+    place = outer(down[None], right[None])[0]
+    return cell.to(device), place.to(device), outside.to(device)

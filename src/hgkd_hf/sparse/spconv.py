@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .backend import Dense
-from .cell_kernels import Geometry, pixels
 from .cells import CellsBackend
 from .masking import VisibleCells
+from .tables import pixels
+from .windows import Geometry
 
 DTYPES = (torch.float16, torch.float32, torch.float64)
 GPU_WHEELS = "spconv-cu118, spconv-cu121, spconv-cu124 or spconv-cu126"

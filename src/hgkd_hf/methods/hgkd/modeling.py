@@ -226,7 +226,9 @@ class HGKDForPreTraining(Distiller):
         seen = pixel_values
         if self.training and self.progress < config.low_resolution_share:
             seen = F.interpolate(seen, config.low_resolution, mode="bilinear", antialias=True)
-        decoded = self.student(seen, bool_masked_pos if masked else None).last_hidden_state
+        visible = num_visible_cells(config.cell_grid, config.mask_ratio) if self.training and masked else None
+        mask = bool_masked_pos if masked else None
+        decoded = self.student(seen, mask, visible_per_image=visible).last_hidden_state
 
         loss, terms = 0.0, {}
         if targets is not None:

@@ -207,6 +207,7 @@ class SparseUNetModel(SparseUNetPreTrainedModel):
         pixel_values: Tensor,
         bool_masked_pos: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        visible_per_image: int | None = None,
         **kwargs,
     ) -> SparseUNetModelOutput:
         """Encode the visible cells and decode.
@@ -215,10 +216,12 @@ class SparseUNetModel(SparseUNetPreTrainedModel):
             pixel_values: (B, 3, H, W), normalised.
             bool_masked_pos: (B, H / cell_size, W / cell_size) bool, True = hidden; None = everything is visible.
             output_hidden_states: return the encoder's maps too.
+            visible_per_image: the number of cells that the mask leaves visible in every image, where it is known, so
+                that an accelerator need not be waited for to count them.
 
         Raises:
             ValueError: the image is not a multiple of the cells, which mask and decoder need, the mask has another
-                grid, or there are no mask tokens.
+                grid or another number of visible cells, or there are no mask tokens.
         """
         cells = None
         if bool_masked_pos is not None or self.decoder is not None:
@@ -231,7 +234,7 @@ class SparseUNetModel(SparseUNetPreTrainedModel):
                     f"bool_masked_pos has a grid of {tuple(bool_masked_pos.shape[-2:])}, but images of "
                     f"{tuple(pixel_values.shape[-2:])} pixels have {grid} cells of {self.config.cell_size} pixels."
                 )
-            cells = VisibleCells(bool_masked_pos)
+            cells = VisibleCells(bool_masked_pos, visible_per_image)
         feature_maps, pooled, normalised = self.encode(pixel_values, cells, bool(output_hidden_states))
         decoded = None if self.decoder is None else self.decoder(normalised, cells)
         return SparseUNetModelOutput(decoded, pooled, feature_maps)
