@@ -88,6 +88,8 @@ REFUSED = {
     ),
     "minus one": ([1, -1, 1], Value("int64"), "has the label -1, but its classes are 0 to 1"),
     "floats": ([0.5, 1.0, 0.0], Value("float64"), "Column 'label' of '.*' holds 0.5, but labels are whole numbers or"),
+    "infinite": ([0.0, float("inf"), 1.0], Value("float64"), "Column 'label' of '.*' holds inf, but labels are whole"),
+    "ids": ([0, 10**12, 1], Value("int64"), "numbers up to 1000000000000, but only 3 different ones, like ids, not"),
     "several": ([[0], [0, 1], []], List(AB), "holds several labels a row, but one label a row is needed: choose an"),
     "structures": ([{"x": 1}] * 3, {"x": Value("int64")}, "one label a row is needed: choose another --label_column"),
 }

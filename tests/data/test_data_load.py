@@ -186,7 +186,7 @@ def test_wrong_config_names_the_flag(imagefolder):
 
 def test_empty_folder_wrong_file_and_empty_dataset(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"No dataset '.*empty' was found in this folder: correct --dataset"):
+    with pytest.raises(ValueError, match=r"'.*empty' holds no images or tables: correct --dataset"):
         load_images(tmp_path / "empty")
     (tmp_path / "notes.txt").write_text("x")
     with pytest.raises(ValueError, match=r"is a file, but not a \.parquet file: give --dataset its folder"):

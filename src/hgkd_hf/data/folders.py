@@ -13,7 +13,7 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -34,18 +34,44 @@ SPLIT_WORDS = {
 }
 # What may stand beside such a word: train_images is a split, "model train" a class.
 _NEUTRAL_WORDS = {"", "set", "split", "data", "dataset", "image", "images", "img", "imgs", "photos", "pictures"}
+_SPLIT_OF_WORD = {word: split for split, words in SPLIT_WORDS.items() for word in words}
+# Folders of masks, and of the images that they are of.
+_MASKS = {"mask", "masks", "label", "labels", "annotation", "annotations", "gt", "groundtruth", "ground_truth", "seg"}
+_MASKS |= {"segmentation", "segmentations", "segmentationclass", "segmentationobject", "trimap", "trimaps"}
+_MASKED = (_NEUTRAL_WORDS - {""}) | {"jpegimages", "rgb", "input", "inputs", "original", "originals"}
 _SKIPPED_FOLDERS = {"__MACOSX", "__pycache__", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
 _SYSTEM_FILES = {"Thumbs.db", "desktop.ini", "Icon\r"}
 _METADATA_FILES = {"metadata.csv", "metadata.jsonl", "metadata.parquet"}
 _TABLES = {".parquet", ".arrow"}
+_NO_DATA = {".txt", ".xml", ".md", ".yaml", ".yml", ".log", ".py"}
 # Registered by Pillow, which cannot read them by itself.
 _STUBS = {"BUFR", "GRIB", "HDF5", "MPEG"}
 
 
 def split_named(folder: str) -> str | None:
-    """The split that a folder's name stands for (`train`, `val_2017`, `Test-images`), None for any other name."""
-    words = set(re.split(r"[-._ 0-9]+", folder.lower())) - _NEUTRAL_WORDS
+    """The split that a folder's name stands for (`train`, `val_2017`, `TestImages`), None for any other name."""
+    words = _words(folder)
     return next((split for split, names in SPLIT_WORDS.items() if words and words <= names), None)
+
+
+def _words(folder: str) -> set[str]:
+    """The words of a folder's name but neutral ones, which may follow that of a split at once (`trainset`)."""
+    words = set()
+    for word in re.split(r"[-._ 0-9]+", folder.lower()):
+        found = (begin for begin in _SPLIT_OF_WORD if word.startswith(begin) and word[len(begin) :] in _NEUTRAL_WORDS)
+        words.add(next(found, word))
+    return words - _NEUTRAL_WORDS
+
+
+def _splits_alike(folders: Iterable[str]) -> dict[str, str]:
+    """The folders that are named alike but for the split (`seg_train`, `seg_test`), and their splits."""
+    alike = defaultdict(dict)
+    for folder in folders:
+        words = _words(folder)
+        found = words & _SPLIT_OF_WORD.keys()
+        if len(found) == 1 and words != found:
+            alike[frozenset(words - found)][folder] = _SPLIT_OF_WORD[min(found)]
+    return next((splits for splits in alike.values() if len(set(splits.values())) > 1), {})
 
 
 File = tuple[tuple[str, ...], str]  # the parts of its path below a folder, and the path
@@ -97,11 +123,18 @@ def open_image_folder(path: Path, name: str) -> dict[str, Dataset] | None:
             listing.others += inner.others
             del listing.archives[parts]
     if not listing.images:
+        if listing.others and all(kind in _NO_DATA or "." not in kind for kind in listing.others):
+            kinds = listed(kind for kind, _ in listing.others.most_common(5))
+            raise ValueError(
+                f"{name!r} holds no images or tables, only files such as {kinds}: correct --dataset, or give "
+                "the images the extension of their format."
+            )
         return None
     _tell_unread(listing, name)
     splits = _group_by_split(_without_wrapper(list(listing.images.items())), name)
     if listing.metadata:
         return _read_metadata(listing, splits, name)
+    _refuse_masks(list(listing.images), name)
     classes = {split: _classes(files, split, name) for split, files in splits.items()}
     names = sorted({label for labels in classes.values() if len(set(labels)) > 1 for label in labels})
     return {split: _rows(files, classes[split], names) for split, files in splits.items()}
@@ -132,6 +165,14 @@ def extract(archive: str) -> Path:
     return folder
 
 
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _list_files(root: Path, name: str) -> _Listing:
     listing = _Listing()
     extensions = {
@@ -140,11 +181,16 @@ def _list_files(root: Path, name: str) -> _Listing:
         if format in PILImage.OPEN and format not in _STUBS
     }
     for parts, file in walk(root, listing.empty_folders):
+        if not _is_text(file):
+            raise ValueError(
+                f"The name {os.path.join(*parts)!a} in {name!r} is not UTF-8: rename the file or its folder."
+            )
         suffix = PurePath(file).suffix.lower()
         if parts[-1] in _METADATA_FILES:
             listing.metadata[parts] = file
         elif suffix in extensions:
-            listing.images[parts] = file
+            # Some programs of Windows write archives with backslashes.
+            listing.images[tuple("\\".join(parts).split("\\"))] = file
         elif not os.path.exists(file):
             raise ValueError(
                 f"{os.path.join(*parts)!r} in {name!r} is a link that leads nowhere: repair or remove it."
@@ -177,7 +223,8 @@ def walk(
         empty_folders.append(os.path.join(*parts))
     for entry in entries:
         if not entry.is_dir():
-            yield (*parts, entry.name), entry.path
+            if entry.is_file() or entry.is_symlink():  # no pipe, whose end never comes
+                yield (*parts, entry.name), entry.path
         elif entry.name not in _SKIPPED_FOLDERS:
             yield from walk(entry.path, empty_folders, (*parts, entry.name), (*above, real))
 
@@ -189,6 +236,19 @@ def _tell_unread(listing: _Listing, name: str) -> None:
         logger.warning("In %s, only images are read, and not: %s.", name, ", ".join(unread))
     if listing.empty_folders:
         logger.warning("In %s, these folders are empty: %s.", name, listed(listing.empty_folders))
+
+
+def _refuse_masks(images: list[tuple[str, ...]], name: str) -> None:
+    """Refuse a folder of images beside one of their masks, which would be two classes."""
+    kinds = [[part for part in parts[:-1] if part.lower() in _MASKS | _MASKED] for parts in images]
+    named = sorted({part for parts in kinds for part in parts})
+    masks = [part for part in named if part.lower() in _MASKS]
+    if all(kinds) and 0 < len(masks) < len(named):
+        raise ValueError(
+            f"{name!r} holds {listed(masks)} beside {listed(part for part in named if part not in masks)}, which look "
+            f"like masks and their images, not like classes: give --dataset the folder of the images; masks are "
+            "columns of a table (docs/finetune.md)."
+        )
 
 
 def _without_wrapper(files: list[File]) -> list[File]:
@@ -203,7 +263,8 @@ def _without_wrapper(files: list[File]) -> list[File]:
 def _group_by_split(files: list[File], name: str) -> dict[str, list[File]]:
     """The files of each split, by their parts below its folder."""
     tops = Counter(parts[0] if len(parts) > 1 else "" for parts, _ in files)
-    named = {top: split_named(top) for top in tops}
+    alike = _splits_alike(tops)
+    named = {top: split_named(top) or alike.get(top) for top in tops}
     if all(named.values()):
         groups = defaultdict(list)
         for parts, file in files:
@@ -211,7 +272,7 @@ def _group_by_split(files: list[File], name: str) -> dict[str, list[File]]:
         return {split: groups[split] for split in SPLIT_WORDS if split in groups}
     splits = [top for top in tops if named[top]]
     outside = [top for top in tops if not named[top]]
-    if any(len(parts) > 2 and named[parts[0]] for parts, _ in files):
+    if alike or any(len(parts) > 2 and named[parts[0]] for parts, _ in files):
         raise ValueError(
             f"{name!r} holds the split {listed(splits)} beside {sum(tops[top] for top in outside)} images in "
             f"{listed(top or 'the folder itself' for top in outside)}, which belong to no split: move them out, or "

@@ -19,6 +19,8 @@ from hgkd_hf.data.source import ImageSource
 
 logger = logging.getLogger(__name__)
 
+_MOST_UNNAMED = 100_000  # classes that are told from ids without looking at how many occur
+
 
 def stored_classes(
     dataset: Dataset | IterableDataset, column: str | None
@@ -76,6 +78,12 @@ def labelled(source: ImageSource) -> ImageSource:
         raise ValueError(
             f"split {source.split!r} of {source.name!r} has the label {wrong[0]}, but its classes are 0 to "
             f"{classes - 1}: choose another {flags.split}, or correct {flags.label_column} {column!r}."
+        )
+    different = len(set(known))
+    if not source.class_names and classes > max(_MOST_UNNAMED, 10 * different):
+        raise ValueError(
+            f"Column {column!r} of {source.name!r} holds numbers up to {classes - 1}, but only {different} different "
+            f"ones, like ids, not classes: choose another {flags.label_column}, or make it a ClassLabel."
         )
     return _without_unlabelled(source, labels, "have no label")
 

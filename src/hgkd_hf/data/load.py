@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 import re
 from dataclasses import replace
@@ -16,11 +17,15 @@ from huggingface_hub.file_download import repo_folder_name
 
 from hgkd_hf.data.access import ImageAccess
 from hgkd_hf.data.columns import find_image_column, find_label_column
-from hgkd_hf.data.errors import STANDARD_FLAGS, Flags
+from hgkd_hf.data.errors import STANDARD_FLAGS, Flags, reason
 from hgkd_hf.data.folders import extract, open_image_folder
 from hgkd_hf.data.labels import stored_classes
 from hgkd_hf.data.source import ImageSource
 from hgkd_hf.data.splits import load_split, no_rows, select_split
+
+logger = logging.getLogger(__name__)
+
+_KEY = "__key__"  # of WebDataset: an entry's path in its archive, without extension
 
 
 def load_images(
@@ -78,6 +83,11 @@ def load_images(
     if (next(iter(images.take(1)), None) is None) if streaming else (len(images) == 0):
         raise no_rows(name, split, flags)
     label_column = find_label_column(dataset.features, label_column, name, flags)
+    if label_column is None and _KEY in dataset.features:
+        folder = os.path.dirname(next(iter(dataset.select_columns([_KEY])))[_KEY])
+        if folder:
+            said = "The folders in the archives of %s, the first %r, are not read as classes: unpack the archives."
+            logger.warning(said, name, folder)
     class_names, classes = stored_classes(dataset, label_column)
     if max_samples is not None:
         if not streaming:  # keep_in_memory: the permutation must not be written beside read-only data
@@ -160,7 +170,13 @@ def _open(
         options = {"path": "parquet", "data_files": glob.escape(str(path))}
         return load_split(options, name, split, streaming, flags), access
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-        saved = datasets.load_from_disk(str(path))
+        try:
+            saved = datasets.load_from_disk(str(path))
+        except Exception as error:  # damaged ones fail in many ways
+            raise ValueError(
+                f"{name!r} is no data set that `save_to_disk` wrote ({reason(error)}): repair it, remove its "
+                f"dataset_dict.json or state.json, or correct --dataset."
+            ) from error
         splits = saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
         return select_split(splits, name, split, streaming, flags), access
     splits = open_image_folder(Path(folder), name) if config_name is None else None

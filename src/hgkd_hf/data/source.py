@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,4 +82,4 @@ class ImageSource:
             return None
         if self.classes is not None:
             return self.classes.get(label)
-        return int(label) if int(label) == label else label
+        return label if label in (math.inf, -math.inf) or int(label) != label else int(label)

@@ -53,8 +53,12 @@ def load_split(options: dict, name: str, split: str, streaming: bool, flags: Fla
         if not left_out:
             return datasets.load_dataset(**options, split=split, streaming=streaming)
     except FileNotFoundError as error:  # also DatasetNotFoundError and EmptyDatasetError
-        place = "in this folder" if is_local else "on the Hub (if it is private or gated: `hf auth login`)"
-        raise ValueError(f"No dataset {name!r} was found {place}: correct --dataset or --dataset_revision.") from error
+        if is_local:
+            raise ValueError(f"{name!r} holds no images or tables: correct --dataset.") from error
+        raise ValueError(
+            f"No dataset {name!r} was found on the Hub (if it is private or gated: `hf auth login`): correct --dataset "
+            "or --dataset_revision."
+        ) from error
     except ConnectionError as error:
         raise ValueError(
             f"Dataset {name!r} is not a local path and the Hub cannot be reached: correct --dataset or go online."
