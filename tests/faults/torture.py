@@ -7,6 +7,7 @@ end is compared, losses, samples, masks and weights bit for bit, and the next be
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import random
 import shutil
 import signal
@@ -43,8 +44,10 @@ def torture(
             if done < kills:
                 processes[0].join(chance.uniform(0, usual))
             number = chance.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM])
-            # Of several processes, sometimes one alone is killed: the others must end by themselves.
-            victims = processes if chance.random() < 0.7 else [chance.choice(processes)]
+            # Of several processes, sometimes one alone is killed: the others must end by themselves. (Not while they
+            # find each other: there torch waits for half an hour, and it is the launcher that ends them.)
+            alone = chance.random() < 0.3 and all(has_begun(run, *each) for each in enumerate(processes))
+            victims = [chance.choice(processes)] if alone else processes
             if done < kills and all(process.is_alive() for process in processes):
                 kill(victims, number)
                 done += 1
@@ -63,6 +66,12 @@ def torture(
         print(f"{done} kills", end="\r", flush=True)
         shutil.rmtree(run)
     return finished, terminated
+
+
+def has_begun(run: Path, rank: int, process: multiprocessing.Process) -> bool:
+    """Whether this life of a process has come to its first step."""
+    seen = run / f"seen-{rank}.jsonl"
+    return seen.is_file() and f"[{process.pid}, " in seen.read_text()
 
 
 def damage(run: Path, chance: random.Random) -> None:

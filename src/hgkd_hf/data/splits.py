@@ -56,8 +56,8 @@ def load_split(options: dict, name: str, split: str, streaming: bool, flags: Fla
         if is_local:
             raise ValueError(f"{name!r} holds no images or tables: correct --dataset.") from error
         raise ValueError(
-            f"No dataset {name!r} was found on the Hub (if it is private or gated: `hf auth login`): correct --dataset "
-            "or --dataset_revision."
+            f"No dataset {name!r} was found on the Hub (if it is private or gated: `hf auth login`): correct "
+            "--dataset or --dataset_revision."
         ) from error
     except ConnectionError as error:
         raise ValueError(
