@@ -2,13 +2,25 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lint torture audit environment
+.PHONY: quickstart test test-timm lint torture audit environment
 
 quickstart: $(BIN)/ready
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
 test: $(BIN)/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+
+# The tests that need timm and torchvision, in an environment of their own: torchvision's extension fits only the very
+# build of torch that it was made for, the package index's (`===`, with CUDA: 5.5 GB), and beside another one it stops
+# transformers from being imported.
+test-timm: .venv-timm/ready
+	OMP_NUM_THREADS=1 .venv-timm/bin/python -m pytest tests/sparse/test_timm.py tests/sparse/test_torchvision.py $(ARGS)
+
+.venv-timm/ready: pyproject.toml constraints.txt
+	test -x .venv-timm/bin/python || $(PYTHON) -m venv .venv-timm
+	.venv-timm/bin/pip install -q -c constraints.txt "$$(sed -n 's/^torch==/torch===/p' constraints.txt)" \
+	    -e '.[timm,spconv]' pytest
+	touch $@
 
 lint: $(BIN)/ready
 	$(BIN)/ruff check .

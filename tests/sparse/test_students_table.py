@@ -61,6 +61,11 @@ Hub id, e.g. `timm/resnet18.a1_in1k`, or as a config, `{{"model_type": "timm_wra
 backends: resnet10t, resnet18d, resnext26ts, seresnet18, regnetx_002, regnety_002, convnext_atto, convnextv2_atto,
 mobilenetv2_050, mobilenetv3_small_050, efficientnet_lite0, efficientnet_b0. Refused are those that pad by the size of
 their input (tf_efficientnet_b0) or attend over an image's channels in another way (eca_resnet33ts).
+
+torchvision's CNNs come by the function that builds them (`--student torchvision.models:resnet18`, see
+[Teacher and student](choose.md)). `tests/sparse/test_torchvision.py` holds these to the reference: resnet18,
+regnet_y_400mf, mobilenet_v2, mobilenet_v3_small, efficientnet_b0, densenet121, shufflenet_v2_x0_5. Its ConvNeXt learns
+from whole images only. `make test-timm` runs the tests of timm and torchvision.
 """
 
 BASIC = {"layer_type": "basic", "hidden_sizes": [64, 128, 256, 512]}

@@ -145,6 +145,14 @@ class SqueezeExcitation(SparseLayer):
         return self.gate(self.fc2(self.act(self.bn(self.fc1(mean)))))
 
 
+class TorchvisionSqueezeExcitation(SqueezeExcitation):
+    """torchvision's, whose layers have other names."""
+
+    def excite(self, mean: Tensor) -> Tensor:
+        """Means (n, C, 1, 1) to gates of the same shape."""
+        return self.scale_activation(self.fc2(self.activation(self.fc1(mean))))
+
+
 class Drop(SparseLayer):
     """Stochastic depth and `nn.Dropout2d`: what is drawn is drawn once for an image, not once for a cell."""
 
@@ -205,7 +213,8 @@ TORCH = {
     nn.Dropout2d: Drop,
 }
 
-# Layers of transformers and timm that compute something of their own, by name: importing them would load every model.
+# Layers of transformers, timm and torchvision that compute something of their own, by name: importing them would load
+# every model.
 LIBRARIES = {
     "transformers": {
         "WeightStandardizedConv2d": StandardisedConvolution,
@@ -230,6 +239,7 @@ LIBRARIES = {
         "DropPath": Drop,
         "Sigmoid": Pointwise,
     },
+    "torchvision": {"SqueezeExcitation": TorchvisionSqueezeExcitation, "StochasticDepth": Drop},
 }
 
 # Their blocks that multiply by parameters of their own or hold `nn.Linear`, and mix positions in no other way.
