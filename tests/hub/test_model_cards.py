@@ -63,3 +63,22 @@ def test_facts_of_an_unfinished_run(script, tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(FileNotFoundError, match="give the folder of a finished run"):
         script.main(["--add", str(tmp_path / "run")])
+
+
+def test_facts_of_a_benchmark(script, tmp_path):
+    """The run's own card, with the metrics of the benchmark's cells; its other numbers are not the card's."""
+    from hgkd_hf.hub import Source
+
+    card = StudentCard(name="hgkd-0", dataset=Source("sign_dots"), settings={"student": "resnet-18"})
+    card.save(tmp_path / "120s" / "hgkd-0" / "student" / "card.json")
+    cells = tmp_path / "120s" / "cells"
+    cells.mkdir()
+    (cells / "random-0-frozen.json").write_text('{"knn_accuracy": 0.25}')
+    (cells / "hgkd-0-frozen.json").write_text('{"knn_accuracy": 0.5, "linear_accuracy": 0.75, "process_seconds": 120}')
+    with pytest.raises(FileNotFoundError, match="spark-0"):
+        script.main(["--benchmark", str(tmp_path / "120s"), "--rows", "spark"])
+    script.main(["--benchmark", str(tmp_path / "120s"), "--rows", "hgkd", "--license", "mit"])
+    added = StudentCard.load(tmp_path / "hgkd-resnet18-sign-dots.json")
+    assert added.results["before training"] == {"knn_accuracy": 0.25}
+    assert added.results["this student"] == {"knn_accuracy": 0.5, "linear_accuracy": 0.75}
+    assert set(added.protocol) == {"knn_accuracy", "linear_accuracy"}

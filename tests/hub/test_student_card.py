@@ -14,6 +14,7 @@ from hgkd_hf.hub.folder import describe_model, write_card
 from hgkd_hf.hub.papers import METHOD_NOTES, method_of
 from hgkd_hf.hub.sources import License, Source
 from hgkd_hf.hub.student_card import StudentCard
+from hgkd_hf.methods.hgkd.method import HGKDMethod
 from hgkd_hf.methods.kd.modeling import KDConfig, KDForImageClassification
 
 from . import cards
@@ -256,6 +257,25 @@ def test_settings_that_are_not_the_default(tmp_path):
     assert card.settings["learning_rate"] == 5e-5
     assert "output_dir" not in card.settings
     assert "hub_token" not in card.settings
+
+
+def test_defaults_that_depend_on_other_settings():
+    card = StudentCard()
+    card.add_settings(HGKDMethod(dataset="dots", pixel_weight=1.0, decoder="full"))
+    assert (card.settings["mask_ratio"], card.settings["low_resolution_share"]) == (0.6, 0.0)
+    assert card.changed == ["dataset", "decoder", "pixel_weight"]
+    card = StudentCard()
+    card.add_settings(HGKDMethod(dataset="dots", low_resolution_share=0.5))
+    assert card.settings["mask_ratio"] == 0.0
+    assert card.changed == ["dataset", "low_resolution_share"]
+
+
+@pytest.mark.parametrize(("mask_ratio", "masked"), [(0.6, True), (0.0, False)])
+def test_what_it_saw_is_told_as_it_was(card, mask_ratio, masked):
+    card.distillation["mask_ratio"] = mask_ratio
+    metadata, text = readme.split(card.render())
+    assert ("It saw only some cells of each image" in text) == masked
+    assert ("masked-image-modeling" in metadata["tags"]) == ("sparse-convolution" in metadata["tags"]) == masked
 
 
 def test_license_asked_for_wins_then_the_readmes_then_the_derived(card):

@@ -57,8 +57,7 @@ METHOD_NOTES = {
     "fine-tuning": MethodNote("fine-tuning", "It learned from labels."),
     "hgkd": MethodNote(
         "H-GKD",
-        "It saw only some cells of each image, by sparse convolution, and learned to predict the features that a "
-        "frozen vision transformer has of the image, without labels.",
+        "It learned to predict the features that a frozen vision transformer has of the whole image, without labels.",
         ABSTRACT,
         Paper(
             "wang2023hgkd",
@@ -70,8 +69,7 @@ METHOD_NOTES = {
     ),
     "spark": MethodNote(
         "SparK",
-        "It saw only some cells of each image, by sparse convolution, and learned to predict the pixels of the hidden "
-        "ones, without labels and without a teacher.",
+        "It learned to predict the pixels of the hidden cells, without labels and without a teacher.",
         PUBLISHED,
         Paper(
             "tian2023spark",

@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from ..methods.base.settings import Settings
 from . import readme
 from .evaluation_results import eval_result, result_files
 from .papers import METHOD_NOTES, MethodNote
@@ -25,6 +26,8 @@ BEFORE, STUDENT = "before training", "this student"
 METRICS = {
     "accuracy": ("top-1 accuracy", "accuracy"),
     "knn_accuracy": ("kNN accuracy", "accuracy"),
+    "linear_accuracy": ("accuracy of a linear probe", "accuracy"),
+    "10_shot_accuracy": ("accuracy of a 10-shot probe", None),
     "feature_rank": ("effective rank of the features", None),
     "feature_std": ("deviation of the features", None),
     "top1_accuracy": ("top-1 accuracy", "accuracy"),
@@ -116,6 +119,8 @@ class StudentCard:
                 continue
             value = getattr(arguments, item.name)
             default = item.default if item.default_factory is MISSING else item.default_factory()
+            if default is None and isinstance(arguments, Settings):
+                default = arguments.settled_default(item.name)
             self.settings[item.name] = values[item.name]
             if value != default and (value or default) and item.name not in self.changed:
                 self.changed.append(item.name)
@@ -205,10 +210,21 @@ class StudentCard:
         """The method."""
         return METHOD_NOTES.get(self.method) or MethodNote(self.method or "distillation", "")
 
+    @property
+    def masks(self) -> bool:
+        """Whether it saw only a part of its images."""
+        return bool(self.distillation.get("mask_ratio"))
+
+    @property
+    def summary(self) -> str:
+        """What it saw and learned."""
+        saw = "It saw only some cells of each image, by sparse convolution, and learned"
+        return self.about.summary.replace("It learned", saw, 1) if self.masks else self.about.summary
+
     def metadata(self) -> dict[str, Any]:
         """The README's metadata, in the Hub's keys."""
         tags = ["hgkd-hf", self.method.replace("_", "-")]
-        if self.has_decoder:
+        if self.masks:
             tags += ["masked-image-modeling", "sparse-convolution"]
         if self.teacher is not None:
             tags += ["knowledge-distillation", "distilled"] + (

@@ -44,7 +44,7 @@ def render(record: RunRecord) -> str:
     return template.render(
         record=record,
         method=card.about.name if card else record.summary.get("method", ""),
-        summary=card.about.summary if card else "",
+        summary=card.summary if card else "",
         columns=list(dict.fromkeys(title for row in record.results.values() for title in row)),
         changed=_yaml(changed),
         recipe=_yaml(record.recipe),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from dataclasses import MISSING, dataclass, field, fields
 from functools import lru_cache
@@ -58,6 +59,13 @@ class Settings:
 
     def settle(self) -> None:
         """Give settings that are None, as their default depends on others, their value; called before `check`."""
+
+    def settled_default(self, name: str) -> Any:
+        """What a setting whose default is None comes to beside the other settings."""
+        unset = copy.copy(self)
+        setattr(unset, name, None)
+        unset.settle()
+        return getattr(unset, name)
 
     def check(self) -> None:
         """Raise `ValueError` for a value out of its limits; methods add what does not go together."""
