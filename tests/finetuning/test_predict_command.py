@@ -75,7 +75,7 @@ def test_settings_of_another_task_are_refused(model, photos, tmp_path):
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("--threshold=2", r"threshold is 2.0, but it must be in \[0, 1\]"),
+        ("--threshold=2", r"threshold is 2.0, but it must be at least 0 and at most 1"),
         ("--batch_size=0", "batch_size is 0, but it must be at least 1"),
         ("--max_pictures=-1", "max_pictures is -1, but it must be at least 0"),
         ("--top_k=1", "holds a ResNetModel, which predicts none of image-classification"),

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..methods.base.command_settings import DatasetSettings
+from ..methods.base.settings import setting
 from .errors import run_script
 from .output import hush, log_to, show
 from .recipe import parse_recipe
@@ -29,27 +31,19 @@ TABLE, NEIGHBOURS, PLANE = "embeddings.parquet", "neighbours.png", "plane.png"
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class EmbeddingArguments:
+@dataclass(kw_only=True)
+class EmbeddingArguments(DatasetSettings):
     """Which model, on which images."""
 
-    model: str = field(metadata={"help": "Folder or Hub id: a run's student/, student/sparse_unet/, any other model."})
-    dataset: str = field(metadata={"help": "Hub id or path of images."})
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
-    split: str = field(default="train", metadata={"help": "Split to embed."})
-    image_column: str | None = field(default=None, metadata={"help": "Needed where several columns hold images."})
-    label_column: str | None = field(default=None, metadata={"help": "Needed where it is not plain."})
-    allow_remote_images: bool = field(
-        default=False, metadata={"help": "Open images that rows name by a URL or by a path outside of the dataset."}
-    )
-    max_samples: int | None = field(default=None, metadata={"help": "Embed at most so many images, drawn at random."})
-    image_size: int | None = field(default=None, metadata={"help": "Pixels of a side; default: the processor's."})
-    batch_size: int = field(default=128, metadata={"help": "Images at a time."})
-    num_workers: int = field(default=0, metadata={"help": "Processes that read images."})
-    seed: int = field(default=0, metadata={"help": "Of UMAP."})
-    output_dir: Path = field(default=Path("runs/embedding"), metadata={"help": "Where table and pictures go."})
+    model: str = setting(help="Folder or Hub id: a run's student/, student/sparse_unet/, any other model.")
+    model_revision: str | None = setting(None, "Branch, tag or commit of the model.")
+    label_column: str | None = setting(None, "Needed where it is not plain.")
+    max_samples: int | None = setting(None, "Embed at most so many images, drawn at random.", minimum=1)
+    image_size: int | None = setting(None, "Pixels of a side; default: the processor's.", minimum=1)
+    batch_size: int = setting(128, "Images at a time.", minimum=1)
+    num_workers: int = setting(0, "Processes that read images.", minimum=0)
+    seed: int = setting(0, "Of UMAP.")
+    output_dir: Path = setting(Path("runs/embedding"), "Where table and pictures go.")
 
 
 def main(arguments: list[str] | None = None) -> Path:
@@ -62,9 +56,6 @@ def main(arguments: list[str] | None = None) -> Path:
     from ..evaluation.embedding import feature_table
     from ..evaluation.frozen import load_frozen_model
 
-    for name in ("image_size", "batch_size"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise ValueError(f"{name} is {getattr(args, name)}, but it must be at least 1 (--{name}).")
     hush()
     source = open_split(args)
     transform = load_transform(args.model, args.model_revision, args.image_size)

@@ -63,9 +63,6 @@ class EvaluationArguments(DatasetSettings):
     num_workers: int = setting(0, "Processes that read images.", minimum=0)
     output_dir: Path = setting(Path("runs/evaluation"), "Where the results go.")
 
-    def __post_init__(self) -> None:
-        self.check()
-
 
 def main(arguments: list[str] | None = None) -> dict[str, float | None]:
     (args,) = parse_recipe((EvaluationArguments,), arguments, __doc__, "evaluate")

@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..methods.base.command_settings import DatasetSettings
+from ..methods.base.settings import setting
 from .errors import run_script
 from .output import hush, log_to, show
 from .recipe import parse_recipe
@@ -31,28 +33,20 @@ PREDICTIONS, MASKS, PICTURES = "predictions.jsonl", "masks", "pictures"
 logger = logging.getLogger(__name__)
 
 
-@dataclass
-class PredictionArguments:
+@dataclass(kw_only=True)
+class PredictionArguments(DatasetSettings):
     """Which model, on which images."""
 
-    model: str = field(metadata={"help": "Folder or Hub id of a fine-tuned model: a run's model/."})
-    dataset: str = field(metadata={"help": "Hub id or path of images."})
-    model_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the model."})
-    dataset_config: str | None = field(default=None, metadata={"help": "Configuration of the dataset."})
-    dataset_revision: str | None = field(default=None, metadata={"help": "Branch, tag or commit of the dataset."})
-    split: str = field(default="train", metadata={"help": "Split to predict."})
-    image_column: str | None = field(default=None, metadata={"help": "Needed where several columns hold images."})
-    allow_remote_images: bool = field(
-        default=False, metadata={"help": "Open images that rows name by a URL or by a path outside of the dataset."}
+    model: str = setting(help="Folder or Hub id of a fine-tuned model: a run's model/.")
+    model_revision: str | None = setting(None, "Branch, tag or commit of the model.")
+    max_samples: int | None = setting(None, "At most so many images, drawn at random.", minimum=1)
+    threshold: float | None = setting(
+        None, "Least score of a box; default: the pipeline's, 0.5.", minimum=0, maximum=1
     )
-    max_samples: int | None = field(default=None, metadata={"help": "At most so many images, drawn at random."})
-    threshold: float | None = field(
-        default=None, metadata={"help": "Least score of a box; default: the pipeline's, 0.5."}
-    )
-    top_k: int | None = field(default=None, metadata={"help": "Labels for each image; default: the pipeline's, 5."})
-    max_pictures: int = field(default=100, metadata={"help": "Draw at most so many pictures; 0: none."})
-    batch_size: int = field(default=16, metadata={"help": "Images at a time."})
-    output_dir: Path = field(default=Path("runs/predictions"), metadata={"help": "Where the results go."})
+    top_k: int | None = setting(None, "Labels for each image; default: the pipeline's, 5.", minimum=1)
+    max_pictures: int = setting(100, "Draw at most so many pictures; 0: none.", minimum=0)
+    batch_size: int = setting(16, "Images at a time.", minimum=1)
+    output_dir: Path = setting(Path("runs/predictions"), "Where the results go.")
 
 
 def main(arguments: list[str] | None = None) -> Path:
@@ -61,7 +55,6 @@ def main(arguments: list[str] | None = None) -> Path:
     from ..deployment.predictions import as_json, class_mask, drawn, load_pipeline
     from ..evaluation import best_device
 
-    check(args)
     hush()
     source = open_split(args, labels_field=None)
     given = {"threshold": args.threshold, "top_k": args.top_k}
@@ -95,16 +88,6 @@ def main(arguments: list[str] | None = None) -> Path:
     )
     show(f"predictions: {args.output_dir / PREDICTIONS}")
     return args.output_dir / PREDICTIONS
-
-
-def check(args: PredictionArguments) -> None:
-    """Refuse settings out of their limits before anything is loaded."""
-    if args.threshold is not None and not 0 <= args.threshold <= 1:
-        raise ValueError(f"threshold is {args.threshold}, but it must be in [0, 1] (--threshold).")
-    for name, least in (("top_k", 1), ("batch_size", 1), ("max_pictures", 0)):
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise ValueError(f"{name} is {value}, but it must be at least {least} (--{name}).")
 
 
 def batches(source: ImageSource, size: int) -> Iterator[list[tuple[int, str | None, Image]]]:

@@ -45,8 +45,9 @@ class TeacherArguments(DatasetSettings):
     mask_ratio: float = setting(0.75, "Share of the patches that are hidden.", above=0, below=1)
     resume: bool = setting(False, "Resume from the last checkpoint in --output_dir.")
 
-    def __post_init__(self) -> None:
-        self.check()
+    def check(self) -> None:
+        """Also refuse sizes that do not divide."""
+        super().check()
         if self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}.")
         for name in ("hidden_size", "decoder_hidden_size"):

@@ -39,7 +39,6 @@ def main(arguments: list[str] | None = None) -> dict:
     answer_help((TeachSettings,), "teach", __doc__, arguments)
     arguments, defaults = spell_out_teacher(arguments)
     (settings,) = parse_recipe((TeachSettings,), arguments, __doc__, "teach", defaults)
-    settings.check()
     hush()
     from ..checkpoints.lock import run_lock
     from ..hub.cache_card import write_cache_card

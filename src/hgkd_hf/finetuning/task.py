@@ -27,9 +27,6 @@ class Task(TaskSettings, ABC):
 
     main_metric: ClassVar[str]
 
-    def __post_init__(self) -> None:
-        self.check()
-
     @abstractmethod
     def build_model(self) -> PreTrainedModel:
         """The stock model of the task around `model`, with a fresh head.

@@ -14,7 +14,7 @@ from .settings import LabelledSettings, MethodSettings, Settings, setting
 
 @dataclass
 class DatasetSettings(Settings):
-    """Which images a command reads."""
+    """Which images a command reads. Values out of their limits are refused (`ValueError`)."""
 
     dataset: str = setting(help="Hub id or path: a folder of images, of parquet files, a saved dataset.")
     _: KW_ONLY  # so that commands may add settings that must be given
@@ -25,6 +25,10 @@ class DatasetSettings(Settings):
     allow_remote_images: bool = setting(
         False, "Open images that rows name by a URL or by a path outside of the dataset."
     )
+
+    def __post_init__(self) -> None:
+        self.settle()
+        self.check()
 
 
 @dataclass

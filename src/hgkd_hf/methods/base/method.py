@@ -45,10 +45,6 @@ class Method(CommandSettings):
 
     model_class: ClassVar[type[Distiller]]
 
-    def __post_init__(self) -> None:
-        self.settle()
-        self.check()
-
     def build_model(self) -> Distiller:
         """The distiller with its teacher, checked before any weights are loaded where configs tell enough."""
         student_config, shared = self.student_config(), self.config_settings()
