@@ -34,9 +34,10 @@ if TYPE_CHECKING or not _only_helps():
         SparseUNetForSemanticSegmentation,
         SparseUNetModel,
     )
-    from .teachers import ClassifierTeacher, PatchTeacher
+    from .teachers import ClassifierTeacher, CNNTeacher, PatchTeacher
 
 __all__ = [
+    "CNNTeacher",
     "ClassifierTeacher",
     "HGKDConfig",
     "HGKDForPreTraining",

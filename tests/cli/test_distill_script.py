@@ -138,7 +138,7 @@ def test_two_processes_equal_one(images, teacher_folder, tmp_path, mask_ratio):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"teacher": "STUDENT"}, "resnet model, but `teacher` must be a vision transformer"),
+        ({"teacher": "TEXT"}, "bert model, but `teacher` must be a vision transformer"),
         ({"student": "TEACHER"}, "student model type 'vit' gives no feature maps at several scales"),
         ({"image_size": 60}, "image_size 60 is not a multiple of the 16-pixel mask cells: set image_size to 48 or 64"),
         ({"mask_ratio": 1}, "mask_ratio is 1.0, but it must be at least 0 and below 1"),
@@ -153,15 +153,13 @@ def test_two_processes_equal_one(images, teacher_folder, tmp_path, mask_ratio):
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_bad_input_is_one_sentence_before_work(settings, message, images, teacher_folder, tmp_path, monkeypatch):
-    from transformers import ResNetConfig, ResNetModel
+    from transformers import BertConfig
 
-    special = {"TEACHER": teacher_folder, "STUDENT": tmp_path / "cnn", "EMPTY": tmp_path / "empty"}
+    special = {"TEACHER": teacher_folder, "TEXT": tmp_path / "text", "EMPTY": tmp_path / "empty"}
     special["RECIPE"] = tmp_path / "recipe.yaml"
     special["RECIPE"].write_text("mask_ration: 0.5\n")
     special["EMPTY"].mkdir()
-    ResNetModel(ResNetConfig(**{k: v for k, v in STUDENT.items() if k != "model_type"})).save_pretrained(
-        special["STUDENT"]
-    )
+    BertConfig(architectures=["BertModel"]).save_pretrained(special["TEXT"])
     settings = {name: special.get(value, value) for name, value in settings.items()}
     result = launch(flags(images, tmp_path / "run", **{"teacher": teacher_folder, **settings}))
     assert result.returncode != 0

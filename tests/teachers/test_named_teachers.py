@@ -10,12 +10,15 @@ from hgkd_hf.cli.choices import parse_method
 from hgkd_hf.cli.main import main
 from hgkd_hf.students.presets import PRESETS, WEIGHTS, student_encoder_config, student_weights
 from hgkd_hf.teachers import PatchTeacher
+from hgkd_hf.teachers.cnn_teacher import stride_of
 from hgkd_hf.teachers.named import TEACHERS, teacher_source
 
 SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
 BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16}
 SIZES = {"small": SMALL, "s16": SMALL, "base": BASE, "b16": BASE, "large": LARGE, "l16": LARGE}
+STAGES = {"tiny": [3, 3, 9, 3], "small": [3, 3, 27, 3], "base": [3, 3, 27, 3], "large": [3, 3, 27, 3]}
+WIDTHS = {"tiny": 96, "small": 96, "base": 128, "large": 192}
 FAMILIES = {
     "dinov2-registers": lambda size, patch: tf.Dinov2WithRegistersModel(
         tf.Dinov2WithRegistersConfig(**size, patch_size=patch, image_size=518)
@@ -37,6 +40,16 @@ FAMILIES = {
 @pytest.mark.parametrize("name", TEACHERS)
 def test_table_says_what_the_architecture_is(name):
     teacher = TEACHERS[name]
+    if name.startswith("dinov3-convnext"):
+        size = name.rpartition("-")[2]
+        widths = [WIDTHS[size] * 2**stage for stage in range(4)]
+        config = tf.DINOv3ConvNextConfig(depths=STAGES[size], hidden_sizes=widths)
+        with torch.device("meta"):
+            model = tf.AutoModel.from_config(config)
+        assert teacher.parameters == pytest.approx(model.num_parameters() / 1e6, abs=0.05)
+        assert stride_of(config, teacher.layers, name) == teacher.patch_size
+        assert "not pinned" in teacher.note
+        return
     family = next(build for start, build in FAMILIES.items() if name.startswith(start))
     with torch.device("meta"):
         model = family(next(size for end, size in SIZES.items() if name.endswith(end)), teacher.patch_size)

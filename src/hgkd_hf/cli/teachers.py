@@ -3,7 +3,7 @@
     hgkd teachers
     hgkd distill --teacher dinov2-small --student resnet-18 --dataset path/to/images
 
-Any other Hub id or folder of a vision transformer can be a teacher too.
+Any other Hub id or folder of a vision transformer, or for H-GKD of a CNN, can be a teacher too.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> None:
     for note in dict.fromkeys(teacher.note for teacher in TEACHERS.values() if teacher.note):
         names = ", ".join(name for name, teacher in TEACHERS.items() if teacher.note == note)
         show(f"{names}: {note}.")
-    show("M: millions of parameters. Layers: -1 is the final output, i block i. Licences: as the pages say.")
+    show("M: millions of parameters. Layers: -1 is the final output, i block i; of a CNN its i-th map, finest first.")
+    show("Licences: as the pages say.")
 
 
 if __name__ == "__main__":

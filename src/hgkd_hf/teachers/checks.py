@@ -42,12 +42,17 @@ def check_channels(config: PreTrainedConfig, name: str) -> None:
         )
 
 
+def is_vit(config: PreTrainedConfig) -> bool:
+    """Whether a config is of a vision transformer whose last tokens are its patches, as those of YOLOS are not."""
+    vision = getattr(config, "vision_config", config)
+    attends = hasattr(vision, "num_attention_heads") or hasattr(vision, "num_heads")
+    return attends and hasattr(vision, "patch_size") and not hasattr(vision, "num_detection_tokens")
+
+
 def check_config(config: PreTrainedConfig, name: str) -> None:
     """Refuse what the config already shows to be no ViT, or one whose last tokens are no patches (YOLOS)."""
     check_channels(getattr(config, "vision_config", config), name)
-    vision = getattr(config, "vision_config", config)
-    attends = hasattr(vision, "num_attention_heads") or hasattr(vision, "num_heads")
-    if not (attends and hasattr(vision, "patch_size")) or hasattr(vision, "num_detection_tokens"):
+    if not is_vit(config):
         raise ValueError(not_a_vit(config, name))
 
 

@@ -18,10 +18,10 @@ class NamedTeacher:
     Attributes:
         repo: its Hub id.
         commit: which state of it; None: see `note`.
-        patch_size: pixels on a side of a token; image sizes are multiples of it.
+        patch_size: pixels on a side of a token, of a CNN on that of a position; image sizes are multiples of it.
         parameters: of its vision tower, in millions.
         license: as its page names it.
-        layers: what to read, as `teacher_layers`: -1 is the final output, i the output of block i.
+        layers: what to read, as `teacher_layers`: -1 is the final output, i the output of block i, a CNN's i-th map.
         dtype: as `teacher_dtype`.
         target_norm: how H-GKD normalises its features.
         measured: what we measured of its students.
@@ -81,6 +81,19 @@ TEACHERS: dict[str, NamedTeacher] = {
         303.1,
         **DINOV3,
     ),
+    # CNNs: layer 3 is the stage of stride 16, whose maps have as many positions as a patch-16 ViT has tokens.
+    **{
+        f"dinov3-convnext-{size}": NamedTeacher(
+            f"facebook/dinov3-convnext-{size}-pretrain-lvd1689m",
+            None,
+            16,
+            parameters,
+            DINOV3["license"],
+            layers=(3,),
+            note=f"not pinned: its commit is not known to us; {DINOV3['note']}",
+        )
+        for size, parameters in (("tiny", 27.8), ("small", 49.5), ("base", 87.6), ("large", 196.2))
+    },
     "mae-base": NamedTeacher(
         "facebook/vit-mae-base", "25b184bea5538bf5c4c852c79d221195fdd2778d", 16, 85.8, "apache-2.0"
     ),

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from .classifier_teacher import ClassifierTeacher
+from .cnn_teacher import CNNTeacher
 from .patch_teacher import PatchTeacher
 
 
@@ -20,7 +21,7 @@ def unnormalize(pixel_values: Tensor, image_mean: Sequence[float], image_std: Se
 
 @torch.no_grad()
 def show(
-    teacher: PatchTeacher | ClassifierTeacher,
+    teacher: PatchTeacher | CNNTeacher | ClassifierTeacher,
     pixel_values: Tensor,
     image_mean: Sequence[float],
     image_std: Sequence[float],

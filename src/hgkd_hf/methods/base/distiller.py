@@ -11,12 +11,12 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import ModelOutput
 
-from ...teachers import ClassifierTeacher, PatchTeacher
+from ...teachers import ClassifierTeacher, CNNTeacher, PatchTeacher
 from ...teachers.cache import CachedTeacher, recall
 from ...teachers.showing import show
 from .settings import MethodSettings
 
-Teacher = PatchTeacher | ClassifierTeacher | CachedTeacher
+Teacher = PatchTeacher | CNNTeacher | ClassifierTeacher | CachedTeacher
 
 
 class DistillerConfig(MethodSettings, PreTrainedConfig):

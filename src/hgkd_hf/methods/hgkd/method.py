@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from ...sparse import check_exact
 from ...students.sparse_unet import SparseUNetConfig
-from ...teachers import PatchTeacher
+from ...teachers import CNNTeacher, PatchTeacher
 from ..base.method import Method
 from .modeling import HGKDForPreTraining, aligned_teacher_image_size
 from .settings import HGKDCommandSettings, HGKDSettings
@@ -39,17 +39,27 @@ class HGKDMethod(HGKDSettings, HGKDCommandSettings, Method):
             encoder_config=super().student_config(), cell_size=self.cell_size, decoder_width=self.decoder_width
         )
 
-    def load_teacher(self, student_config: SparseUNetConfig) -> PatchTeacher:
-        """The teacher, at the image size at which its tokens divide the student's cells."""
+    def load_teacher(self, student_config: SparseUNetConfig) -> PatchTeacher | CNNTeacher:
+        """The teacher, a ViT or a CNN, at the image size at which its tokens divide the student's cells."""
         if self.teacher is None:
             raise ValueError(
                 "feature_weight is above 0, but there is no teacher: name one with --teacher, or set "
                 "--feature_weight 0 --pixel_weight 1 --decoder full for the pixel baseline."
             )
-        image_size = self.teacher_image_size or aligned_teacher_image_size(
-            PatchTeacher.patch_size_of(self.teacher, revision=self.teacher_revision), self.image_size, student_config
-        )
-        return self.read_teacher(PatchTeacher, image_size=image_size, teacher_input=self.teacher_input)
+        name, hub = self.teacher, {"revision": self.teacher_revision}
+        if CNNTeacher.is_one(name, **hub):
+            if self.teacher_input != "full":
+                raise ValueError(
+                    f"teacher_input {self.teacher_input!r} needs a vision transformer, but {name!r} is a CNN, which "
+                    "sees the whole image: use 'full' (--teacher_input)."
+                )
+            kind, settings = CNNTeacher, {}
+            patch_size = CNNTeacher.patch_size_of(name, self.teacher_layers, **hub)
+        else:
+            kind, settings = PatchTeacher, {"teacher_input": self.teacher_input}
+            patch_size = PatchTeacher.patch_size_of(name, **hub)
+        aligned = aligned_teacher_image_size(patch_size, self.image_size, student_config)
+        return self.read_teacher(kind, image_size=self.teacher_image_size or aligned, **settings)
 
     def training_data(self, model: HGKDForPreTraining, seed: int, skipped_log: Path | None) -> Dataset:
         """One crop and one mask of every image."""
