@@ -179,6 +179,9 @@ def test_methods_that_read_maps_take_a_cache(settings, inputs, caches, tmp_path)
         ({"method": "msdcrd", "selection": "consistent"}, "cannot classify regions"),
         ({"method": "kd", "objective": "hint", "mixup": 0.2}, "--mixup"),
         ({"method": "kd", "objective": "hint", "color_jitter": 0.2}, "color_jitter is 0.2"),
+        ({"color_jitter": 0.2}, "color_jitter is 0.2"),
+        ({"color_distortion": 0.5}, "color_distortion is 0.5, but the teacher of --teacher_cache saw images without"),
+        ({"blur_probability": 0.5}, "blur_probability is 0.5, but the teacher of --teacher_cache"),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )

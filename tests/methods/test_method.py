@@ -31,3 +31,19 @@ def test_a_vit_of_another_image_size_is_refused(name, world, tmp_path):
     AutoModel.from_config(ViTConfig(**VIT, image_size=32)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"image_size is 64, but the pre-trained student .* was made for 32: set"):
         method_of(name, world, tmp_path).build_model()
+
+
+@pytest.mark.parametrize("setting", ["color_jitter", "color_distortion", "blur_probability"])
+def test_hgkds_crops_are_coloured_as_asked(setting, world, tmp_path):
+    """The same crop in other colours or blurred; without the setting nothing else is drawn."""
+    AutoModel.from_config(ConvNextConfig(**SIZES)).save_pretrained(tmp_path)
+
+    def pixels(**settings) -> torch.Tensor:
+        method = method_of("hgkd", world, tmp_path, **settings)
+        return method.training_data(method.build_model(), 0, None)[5]["pixel_values"]
+
+    plain, changed = pixels(), pixels(**{setting: 1.0})
+    assert torch.equal(plain, pixels(**{setting: 0.0}))
+    assert not torch.equal(plain, changed)
+    with pytest.raises(ValueError, match=rf"{setting} is 1\.5, but it must be"):
+        method_of("hgkd", world, tmp_path, **{setting: 1.5})

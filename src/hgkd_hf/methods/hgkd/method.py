@@ -62,6 +62,18 @@ class HGKDMethod(HGKDSettings, HGKDCommandSettings, Method):
         return self.read_teacher(kind, image_size=self.teacher_image_size or aligned, **settings)
 
     def training_data(self, model: HGKDForPreTraining, seed: int, skipped_log: Path | None) -> Dataset:
-        """One crop and one mask of every image."""
+        """One crop and one mask of every image.
+
+        Raises:
+            ValueError: colours are to be changed that the teacher has seen unchanged when it wrote its cache.
+        """
+        for name in ("color_distortion", "blur_probability"):
+            if self.cache is not None and getattr(self, name):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but the teacher of --teacher_cache saw images without: set "
+                    f"--{name} 0, or leave --teacher_cache out."
+                )
         masks = {"cell_grid": model.config.cell_grid, "mask_ratio": self.mask_ratio}
-        return self.dataset_of(self.crop(model), seed, skipped_log, **masks)
+        colours = ("color_jitter", "color_distortion", "blur_probability")
+        transform = self.crop(model, **{name: getattr(self, name) for name in colours})
+        return self.dataset_of(transform, seed, skipped_log, **masks)
