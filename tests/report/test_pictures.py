@@ -47,6 +47,12 @@ def test_prediction_columns(hgkd):
     assert torch.equal(seen[0, 16:], columns["image"][0, 16:])
     assert columns["squared error"].shape == (2, 8, 8)
     assert prediction_figure(hgkd, pixels, masks).get_size_inches()[0] == 10
+    batch = {
+        "pixel_values": pixels,
+        "bool_masked_pos": masks,
+        "labels": torch.zeros(2),
+    }  # as datasets with labels give it
+    assert len(prediction_figure(hgkd, **batch).axes) == 10
 
 
 def test_pixels_filled_in_have_their_cells_brightness(encoder_config, monkeypatch):

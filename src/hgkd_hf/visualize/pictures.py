@@ -96,11 +96,16 @@ def _cell_statistics_restored(prediction: Tensor, pixel_values: Tensor, grid: Se
 
 
 def prediction_figure(
-    model: HGKDForPreTraining, pixel_values: Tensor, bool_masked_pos: Tensor, teacher_features: Tensor | None = None
+    model: HGKDForPreTraining,
+    pixel_values: Tensor,
+    bool_masked_pos: Tensor,
+    teacher_features: Tensor | None = None,
+    **others: Tensor,
 ) -> Figure:
     """Image | what the student sees | teacher's features | student's prediction | error, a row an image.
 
-    See `prediction_columns`; a student that predicts pixels has the filled image instead, or too.
+    See `prediction_columns`; a student that predicts pixels has the filled image instead, or too. What else a batch of
+    samples holds (`others`) is not drawn.
     """
     return _grid(prediction_columns(model, pixel_values, bool_masked_pos, teacher_features))
 
