@@ -29,9 +29,10 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-from transformers import AutoModel, ConvNextConfig
+from transformers import AutoModel, ConvNextConfig, PreTrainedConfig
 
 from hgkd_hf import VisibleCells, random_cell_mask, sparsify, visible
+from hgkd_hf.sparse.masking import num_visible_cells
 from hgkd_hf.students.presets import student_encoder_config
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -73,14 +74,23 @@ def preset(name: str) -> list[Case]:
     return cases + [Case("resnet-18", dtype, 0.6, image_size=96, batch_size=32) for dtype in DTYPES]
 
 
+def encoder_config(model: str) -> PreTrainedConfig:
+    return CONVNEXT_TINY if model == "convnext-tiny" else student_encoder_config(model)
+
+
+def encoder(model: str, device: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    net = sparsify(AutoModel.from_config(encoder_config(model)))
+    return net.train().to(device, memory_format=torch.channels_last)
+
+
 def encoder_step(case: Case, device: str) -> Callable[[str], None]:
     """One forward and backward of the case by a backend."""
-    torch.manual_seed(0)
-    config = CONVNEXT_TINY if case.model == "convnext-tiny" else student_encoder_config(case.model)
-    net = sparsify(AutoModel.from_config(config)).train().to(device, memory_format=torch.channels_last)
+    net = encoder(case.model, device)
     images = torch.randn(case.batch_size, 3, case.image_size, case.image_size, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     grid = (case.image_size // 32, case.image_size // 32)
+    count = num_visible_cells(grid, case.mask_ratio)
 
     def step(backend: str) -> None:
         net.zero_grad()
@@ -89,7 +99,7 @@ def encoder_step(case: Case, device: str) -> Callable[[str], None]:
             if backend == "dense":
                 output = net(images).last_hidden_state
             else:
-                with visible(VisibleCells(torch.stack(masks).to(device)), backend) as sparse:
+                with visible(VisibleCells(torch.stack(masks).to(device), count), backend) as sparse:
                     output = net(sparse.enter(images)).last_hidden_state
         output.float().square().mean().backward()
         if device == "cuda":

@@ -62,7 +62,7 @@ def run(net: nn.Module, images: torch.Tensor, cells: VisibleCells, backend: str)
         outputs = net(sparse.enter(images), output_hidden_states=True)
         maps = feature_maps(outputs, sparse) | pooled_map(net, outputs, sparse, cells)
     generator = torch.Generator().manual_seed(1)
-    weights = [torch.randn(m.shape, generator=generator, dtype=torch.float64).to(m.dtype) for m in maps.values()]
+    weights = [torch.randn(m.shape, generator=generator, dtype=torch.float64).to(m) for m in maps.values()]
     sum((m * w).sum() for m, w in zip(maps.values(), weights)).backward()
     results = {name: m.detach() for name, m in maps.items()}
     results |= {"gradient of the input": images.grad}

@@ -9,6 +9,7 @@ from .context import active_backend, checkpoint_contexts
 from .convert import sparsify, to_dense
 from .masked import MaskedBackend
 from .spconv import SpconvBackend
+from .triton import TritonBackend
 
 __all__ = [
     "BACKENDS",
@@ -16,6 +17,7 @@ __all__ = [
     "CellsBackend",
     "MaskedBackend",
     "SpconvBackend",
+    "TritonBackend",
     "active_backend",
     "check_exact",
     "checkpoint_blocks",

@@ -10,8 +10,14 @@ from .context import use_backend
 from .masked import MaskedBackend
 from .masking import VisibleCells
 from .spconv import SpconvBackend
+from .triton import TritonBackend
 
-BACKENDS: dict[str, type[Backend]] = {"cells": CellsBackend, "masked": MaskedBackend, "spconv": SpconvBackend}
+BACKENDS: dict[str, type[Backend]] = {
+    "cells": CellsBackend,
+    "masked": MaskedBackend,
+    "spconv": SpconvBackend,
+    "triton": TritonBackend,
+}
 
 
 def visible(cells: VisibleCells, backend: str = "cells") -> AbstractContextManager[Backend]:
@@ -24,8 +30,8 @@ def visible(cells: VisibleCells, backend: str = "cells") -> AbstractContextManag
 
     Args:
         cells: the mask of the batch.
-        backend: `"cells"` (fast: only visible cells are computed), `"masked"` (the readable reference) or `"spconv"`
-            (cells on the kernels of the optional spconv package).
+        backend: `"cells"` (fast: only visible cells are computed), `"masked"` (the readable reference), `"spconv"`
+            (cells on the kernels of the optional spconv package) or `"triton"` (on kernels of our own, for CUDA).
 
     Raises:
         ValueError: there is no such backend.

@@ -185,6 +185,13 @@ class IndexTables:
         return self.cells.index_table(*axes, bh * bw, shape.kernel)
 
     @once
+    def tap_outputs(self, shape: Geometry) -> Tensor:
+        """(positions, taps) int32: the output that each tap of each position goes to, their number where none."""
+        (height, width), (vertical, horizontal) = shape.out_block, map(shape.tap_outputs, (0, 1))
+        axes = reading(vertical, height, width), reading(horizontal, width)
+        return self.cells.index_table(*axes, height * width, shape.kernel)
+
+    @once
     def patch_readers(self, shape: Geometry) -> Readers:
         """The entries of patches (outputs * taps, C) that read each position."""
         (height, width), (kh, kw), (bh, bw) = shape.out_block, shape.kernel, shape.block

@@ -57,10 +57,20 @@ class Geometry:
             for tap in range(self.kernel[axis])
         ]
 
+    def tap_outputs(self, axis: int) -> list[int | None]:
+        """Which output each kernel tap of each position of a cell goes to, position by position; None: to none."""
+        padded = (
+            position + self.padding[axis] - tap * self.dilation[axis]
+            for position in range(self.block[axis])
+            for tap in range(self.kernel[axis])
+        )
+        stride = self.stride[axis]
+        return [None if place % stride else place // stride for place in padded]
 
-def reading(reads: Iterable[int], block: int, pitch: int = 1) -> Axis:
+
+def reading(reads: Iterable[int | None], block: int, pitch: int = 1) -> Axis:
     """Reads along an axis, in positions from a cell's first on, as cells of `block` positions, `pitch` apart."""
-    return tuple((read // block, read % block * pitch) for read in reads)
+    return tuple(None if read is None else (read // block, read % block * pitch) for read in reads)
 
 
 def readers(reads: Iterable[int], block: int, places: Iterable[int]) -> tuple[Axis, int]:

@@ -175,8 +175,8 @@ class SparseUNetModel(SparseUNetPreTrainedModel):
         add_decoder: False leaves the decoder out, for tasks that use the encoder only.
 
     Attributes:
-        sparse_backend: `"cells"`, `"masked"` or `"spconv"`, what masked forwards compute with (see `visible`): a
-            choice of the run, without effect on any result but its rounding, and not saved.
+        sparse_backend: `"cells"`, `"masked"`, `"spconv"` or `"triton"`, what masked forwards compute with (see
+            `visible`): a choice of the run, without effect on any result but its rounding, and not saved.
 
     Raises:
         ValueError: with mask tokens, the encoder mixes positions in a way that no mask can follow; the message names
