@@ -4,12 +4,17 @@ import json
 import signal
 import time
 
+import pytest
 from toy_run import kill, seen, wait_for
 
 
-def test_one_dying_ends_the_other_within_a_minute(lives, tmp_path):
+@pytest.mark.parametrize(
+    "settings", [{}, {"dataloader_num_workers": 2}, {"streaming": True, "dataloader_num_workers": 1}]
+)
+def test_one_dying_ends_the_other_within_a_minute(lives, tmp_path, settings):
+    """Its workers, which outlive a first SIGTERM, do not keep it."""
     run = tmp_path / "run"
-    processes = lives.start(run, world=2, hold=3)
+    processes = lives.start(run, world=2, hold=3, **settings)
     wait_for(lambda: len(list(run.glob("holding-*"))) == 2)
     kill([processes[1]], signal.SIGKILL)
     began = time.monotonic()
@@ -18,7 +23,7 @@ def test_one_dying_ends_the_other_within_a_minute(lives, tmp_path):
     assert processes[0].exitcode == 1
     assert time.monotonic() - began < 60
     assert not (run / "weights.txt").exists()
-    lives.finish(run, world=2)
+    lives.finish(run, world=2, **settings)
 
 
 def test_unequal_last_batches_and_one_writer(lives, tmp_path):

@@ -30,6 +30,7 @@ from .callbacks import (
     SeedEachStep,
     SkippedImagesLimit,
     StopOnSignal,
+    end_workers,
     outlive_signal,
 )
 from .guards import LossSpikes, NonFiniteGuard, finite_sum
@@ -144,8 +145,9 @@ class BaseTrainer(ResumableTrainer):
         with self._stop.listening():
             try:
                 return super().train(*args, **kwargs)
-            except RuntimeError as error:
-                if not self._stop.received:
+            except BaseException as error:
+                end_workers()
+                if not (isinstance(error, RuntimeError) and self._stop.received):
                     raise
                 # It may have ended a worker that was just starting, or another process of the job.
                 logger.warning("SIGTERM: no checkpoint could be saved any more (%s).", str(error).splitlines()[0])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import multiprocessing
 import signal
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -129,6 +130,15 @@ class StopOnSignal(TrainerCallback):
 def outlive_signal(worker_id: int) -> None:
     """For a loader's workers: the first SIGTERM is to the whole job, whose main process still needs batches."""
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+
+
+def end_workers() -> None:
+    """End the workers of this process at once: those that outlive a SIGTERM would keep it from exiting."""
+    while workers := multiprocessing.active_children():
+        with suppress(RuntimeError):  # by which torch tells that a worker was killed
+            for worker in workers:
+                worker.kill()
+                worker.join()
 
 
 class DatasetEpoch(TrainerCallback):
