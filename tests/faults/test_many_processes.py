@@ -35,3 +35,15 @@ def test_unequal_last_batches_and_one_writer(lives, tmp_path):
     assert len(steps) == 6
     entries = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len([entry for entry in entries if "loss" in entry]) == 1, "each entry once"
+
+
+def test_machines_that_share_no_folder_are_told_so(lives, tmp_path):
+    for process in (processes := lives.start(tmp_path / "run", world=2, shared=False)):
+        process.join(120)
+    assert [process.exitcode for process in processes] == [1, 1]
+    for rank in range(2):
+        last = (tmp_path / f"run-{rank}" / f"output-{rank}.txt").read_text().splitlines()[-1]
+        assert "of 2 processes, rank 1 does not see what rank 0 writes to " in last
+        assert "let --output_dir be one folder that all machines share" in last
+        assert not list((tmp_path / f"run-{rank}").glob("checkpoint-*"))
+        assert not list((tmp_path / f"run-{rank}").glob(".seen*"))

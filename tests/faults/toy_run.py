@@ -136,12 +136,13 @@ class Lives:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["toy_run"])
 
-    def start(self, run: Path, world: int = 1, **settings) -> list[multiprocessing.Process]:
-        """Start a life of `world` processes, each the head of its own process group."""
+    def start(self, run: Path, world: int = 1, shared: bool = True, **settings) -> list[multiprocessing.Process]:
+        """Start a life of `world` processes, each the head of its own group, in one `shared` folder or in its own."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        arguments = [(str(run), self.images, settings, rank, world, port) for rank in range(world)]
+        runs = [str(run) if shared else f"{run}-{rank}" for rank in range(world)]
+        arguments = [(runs[rank], self.images, settings, rank, world, port) for rank in range(world)]
         processes = [self.context.Process(target=live, args=each) for each in arguments]
         for process in processes:
             process.start()

@@ -9,10 +9,14 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 
 from .whole_folders import PARTIAL, fault, why_full
@@ -20,6 +24,7 @@ from .whole_folders import PARTIAL, fault, why_full
 logger = logging.getLogger(__name__)
 
 ARGUMENTS_FILE = "training_args.json"  # in every checkpoint
+_TRIES = 5  # seconds that a file may take to be seen by all
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -87,6 +92,39 @@ def prune_checkpoints(run: str | Path, limit: int | None, best_step: int | None 
             # Renamed first: a deletion that is cut short must not leave a folder that looks like a checkpoint.
             doomed = folder.rename(folder.with_name(folder.name + PARTIAL))
             shutil.rmtree(doomed)
+
+
+def check_shared(run: str | Path, accelerator: Accelerator) -> None:
+    """Make sure that all processes see one folder, in which each writes its part of a checkpoint; all must call it.
+
+    Raises:
+        ValueError: some do not see what the first has written there.
+    """
+    if accelerator.num_processes == 1:
+        return
+    (name,) = broadcast_object_list([f".seen-by-all-{uuid.uuid4().hex}"])
+    mark = Path(run, name)
+    if accelerator.is_main_process:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    accelerator.wait_for_everyone()
+    blind = [rank for rank, seen in enumerate(gather_object([_appears(mark)])) if not seen]
+    if accelerator.is_main_process:
+        mark.unlink()
+    if blind:
+        raise ValueError(
+            f"of {accelerator.num_processes} processes, rank {', '.join(map(str, blind))} does not see what rank 0 "
+            f"writes to {run}: let --output_dir be one folder that all machines share."
+        )
+
+
+def _appears(path: Path) -> bool:
+    """Whether a file is there, or comes within some seconds, as over a network."""
+    for _ in range(_TRIES):
+        if path in path.parent.glob(path.name):  # lists the folder, whose entries may have been cached
+            return True
+        time.sleep(1)
+    return False
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from transformers.trainer_utils import TrainOutput
 
 from .folders import (
     ARGUMENTS_FILE,
+    check_shared,
     checkpoint_step,
     explain_full_disk,
     list_checkpoints,
@@ -65,10 +66,11 @@ class ResumableTrainer(Trainer):
 
         Raises:
             ValueError: True, and there is no whole checkpoint; the checkpoint is of a later step than `max_steps`, or
-                lacks what resuming needs; or another process trains in the folder.
+                lacks what resuming needs; another process trains in the folder; or not all processes see it.
             RunStopped: the disk is full.
         """
         run = self.args.output_dir
+        check_shared(run, self.accelerator)
         with run_lock(run) if self.args.should_save else nullcontext(), explain_full_disk(run):
             list_checkpoints(run)  # raises where one could not be written
             if resume_from_checkpoint is True:
