@@ -23,6 +23,12 @@ class FineTuningSettings(TrainingSettings):
     ema_decay: float | None = setting(
         None, "Evaluate and keep the moving average of the weights with this decay.", minimum=0, below=1
     )
+    early_stopping_patience: int | None = setting(
+        None,
+        "Stop after so many evaluations without a better metric, and keep the best model (--load_best_model_at_end); "
+        "needs --eval_strategy and the same --save_strategy.",
+        minimum=1,
+    )
     base_learning_rate: float = setting(
         1e-3, "Learning rate for 256 images a step; grows with the root of their number."
     )

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, Subset
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
 
 from ..evaluation.features import eval_mode
@@ -27,7 +27,15 @@ AVERAGED_WEIGHTS = "averaged_weights.safetensors"
 
 @dataclass
 class FineTuningArguments(FineTuningSettings, DistillationArguments):
-    """`DistillationArguments` with the fields and defaults of `FineTuningSettings`."""
+    """`DistillationArguments` with the fields and defaults of `FineTuningSettings`.
+
+    `early_stopping_patience` sets `load_best_model_at_end`.
+    """
+
+    def __post_init__(self):
+        if self.early_stopping_patience is not None:
+            self.load_best_model_at_end = True
+        super().__post_init__()
 
 
 class FineTuningTrainer(BaseTrainer):
@@ -52,10 +60,18 @@ class FineTuningTrainer(BaseTrainer):
         image_processor: BaseImageProcessor | None = None,
         callbacks: list[TrainerCallback] | None = None,
     ):
-        if args.metric_for_best_model is None and eval_dataset is not None:
+        if args.early_stopping_patience is not None and eval_dataset is None:
+            raise ValueError(
+                f"early_stopping_patience is {args.early_stopping_patience}, but there are no images to evaluate on: "
+                "name their split with --eval_split."
+            )
+        # "loss", which no evaluation here measures, is what transformers puts where the best model is kept.
+        if args.metric_for_best_model in (None, "loss") and eval_dataset is not None:
             args.metric_for_best_model, args.greater_is_better = task.main_metric, True
         super().__init__(model, args, train_dataset, eval_dataset, task.collate, image_processor, callbacks)
         self.task = task
+        if args.early_stopping_patience is not None:
+            self.add_callback(_EarlyStopping(args.early_stopping_patience))
         self.averaged = None
         if args.ema_decay is not None:
             self.averaged = AveragedModel(self.model, multi_avg_fn=_moving_average(args.ema_decay), use_buffers=True)
@@ -115,14 +131,28 @@ class FineTuningTrainer(BaseTrainer):
             self.averaged.load_state_dict(load_file(Path(resume_from_checkpoint, AVERAGED_WEIGHTS)))
 
 
+class _EarlyStopping(EarlyStoppingCallback):
+    """transformers', whose count of evaluations without a gain is kept by a resumed run."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        if state.global_step:
+            saved = state.stateful_callbacks.get(type(self).__name__, self.state())
+            self.early_stopping_patience_counter = saved["attributes"]["early_stopping_patience_counter"]
+
+
 class _Averaging(TrainerCallback):
-    """Takes every step's weights into the average."""
+    """Takes every step's weights into the average; where the best model is kept, its average is."""
 
     def __init__(self, trainer: FineTuningTrainer):
         self.trainer = trainer
 
     def on_step_end(self, args, state, control, **kwargs):
         self.trainer.averaged.update_parameters(self.trainer.accelerator.unwrap_model(self.trainer.model))
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if args.load_best_model_at_end and state.best_model_checkpoint is not None:
+            self.trainer.averaged.load_state_dict(load_file(Path(state.best_model_checkpoint, AVERAGED_WEIGHTS)))
 
 
 def _moving_average(decay: float):
