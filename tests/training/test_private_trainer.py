@@ -25,7 +25,6 @@ METHODS = {
     "_load_rng_state": ("c5f1712d", "left out: every step is seeded"),
     "_run_epoch": ("2898c673", "extended: the log's state; no step beyond max_steps"),
     "_get_grad_norm": ("4262ab7e", "extended: it comes between the gradient and the optimizer's step"),
-    "_get_dataloader": ("b9dbc317", "called: a loader of another dataset, prepared as the trainer's own"),
     "_prepare_inputs": ("0eac07b2", "called: a batch of evaluation to the device"),
 }
 # Read or set; `Trainer` sets them where these patterns say.

@@ -1,7 +1,9 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
 from hgkd_hf.evaluation import Features, feature_rank, knn_accuracy
@@ -46,12 +48,17 @@ def test_learning_rate_grows_with_the_root_of_the_images_of_a_step(tmp_path):
     assert arguments(tmp_path, learning_rate=0.3).learning_rate == 0.3
 
 
-def test_named_terms_epochs_and_checkpoints(hgkd, tmp_path):
+@pytest.mark.parametrize("keep_best", [False, True])
+def test_named_terms_epochs_and_checkpoints(hgkd, keep_best, tmp_path):
     data = Pictures()
     knn = Pictures(masks=False), Pictures(masks=False)
-    args = arguments(tmp_path, eval_strategy="steps", eval_steps=3, save_strategy="steps", save_steps=3)
+    settings = {"eval_strategy": "steps", "eval_steps": 3, "save_strategy": "steps", "save_steps": 3}
+    args = arguments(tmp_path, load_best_model_at_end=keep_best, **settings)
     trainer = DistillationTrainer(hgkd, args, data, knn)
     trainer.train()
+    if keep_best:
+        best = load_file(Path(trainer.state.best_model_checkpoint, "model.safetensors"))
+        assert all(torch.equal(value.cpu(), best[name]) for name, value in hgkd.state_dict().items())
     entries = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     training = [entry for entry in entries if "loss" in entry]
     assert [entry["step"] for entry in training] == [2, 4, 6]
