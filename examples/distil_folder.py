@@ -4,7 +4,7 @@
 
 The teacher is a name on the Hub or a folder. Offline, after `make quickstart`:
 
-    python examples/distil_folder.py runs/quickstart/digits --teacher runs/quickstart/teacher/teacher --image_size 64
+    python examples/distil_folder.py runs/quickstart/images --teacher runs/quickstart/teacher --image_size 64
 """
 
 import argparse

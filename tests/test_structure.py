@@ -27,6 +27,7 @@ ROOMS = (
     "report",
     "finetuning",
     "deployment",
+    "demo",
     "cli",
 )
 AT_THE_ROOT = {"__init__.py", "version.py", "py.typed"}

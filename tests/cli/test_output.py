@@ -12,7 +12,7 @@ from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 from hgkd_hf.cli.errors import run_script
 from hgkd_hf.cli.main import main
-from hgkd_hf.cli.output import LOG_FILE, hush, log_to, show
+from hgkd_hf.cli.output import LOG_FILE, hush, log_to, show, step
 
 STUDENT = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 32], "depths": [1, 1, 1]}
 STUDENT = json.dumps(STUDENT | {"layer_type": "basic"})
@@ -123,3 +123,19 @@ def test_only_the_first_process_writes_the_log(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     run_script(lambda arguments: log_to(tmp_path), [])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_step_of_a_command_speaks_in_its_log_alone(tmp_path, capfd):
+    def outer(arguments):
+        log_to(tmp_path / "outer")
+        show("before")
+        with step():
+            log_to(tmp_path / "inner")
+            show("inside")
+        show("after")
+
+    run_script(outer, [])
+    assert capfd.readouterr().out == "before\nafter\n"
+    log = (tmp_path / "outer" / LOG_FILE).read_text()
+    assert [line.rpartition(": ")[2] for line in log.splitlines()] == ["before", "inside", "after"]
+    assert not (tmp_path / "inner").exists()

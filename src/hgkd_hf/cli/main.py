@@ -12,6 +12,7 @@ from .errors import run_script
 
 # Each is a file of this folder with `main(arguments)`, whose docstring begins with what `hgkd --help` says of it.
 COMMANDS = (
+    "quickstart",
     "distill",
     "teach",
     "finetune",

@@ -24,6 +24,7 @@ class _Command:
 
     def __init__(self, verbose: bool):
         self.verbose = verbose
+        self.is_step = False
         self.log = MemoryHandler(10_000, flushLevel=logging.CRITICAL + 1)
         self.console = logging.StreamHandler()
         self.console.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
@@ -40,8 +41,10 @@ _running: _Command | None = None
 
 def show(text: str) -> None:
     """Print a line for the user; it stands in the log too."""
-    print(text, flush=True)
-    logger.info(text, extra={"printed": True})
+    printed = _running is None or not _running.is_step
+    if printed:
+        print(text, flush=True)
+    logger.info(text, extra={"printed": True} if printed else None)
 
 
 def show_facts(rows: dict[str, str]) -> None:
@@ -82,6 +85,18 @@ def output(verbose: bool) -> Iterator[None]:
         handlers[1].close()
 
 
+@contextmanager
+def step() -> Iterator[None]:
+    """Run a command as a step of the one that runs: its bar is seen, its lines go to that one's log alone."""
+    if _running is not None:
+        _running.is_step = True
+    try:
+        yield
+    finally:
+        if _running is not None:
+            _running.is_step = False
+
+
 def hush() -> None:
     """From here on the libraries log as the command does, and have no progress bars unless it is verbose.
 
@@ -103,8 +118,11 @@ def hush() -> None:
 
 
 def log_to(folder: Path) -> None:
-    """Write what was and will be logged to `run.log` in this folder; of several processes, the first one does."""
-    if _running is None or int(os.environ.get("RANK", 0)):
+    """Write what was and will be logged to `run.log` in this folder; of several processes, the first one does.
+
+    A step of another command has no log of its own.
+    """
+    if _running is None or _running.is_step or int(os.environ.get("RANK", 0)):
         return
     folder.mkdir(parents=True, exist_ok=True)
     file = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")

@@ -35,9 +35,7 @@ def write_report(run: str | Path, path: str | Path | None = None) -> Path:
 
 def render(record: RunRecord) -> str:
     """The page as text."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters["png"] = lambda file: base64.b64encode(file.read_bytes()).decode()
-    template = environment.from_string((HERE / "page.html").read_text(encoding="utf-8"))
+    template = environment().from_string((HERE / "page.html").read_text(encoding="utf-8"))
     data = [{"title": chart.title, "series": chart.series} for chart in record.charts]
     card = record.card
     changed = {name: record.recipe[name] for name in card.changed if name in record.recipe} if card else {}
@@ -51,9 +49,21 @@ def render(record: RunRecord) -> str:
         command=card.command if card else "",
         # "<" written so that no string can end the script element
         data=json.dumps(data).replace("<", "\\u003c"),
-        style=(HERE / "page.css").read_text(encoding="utf-8"),
+        style=stylesheet(),
         script=(HERE / "charts.js").read_text(encoding="utf-8"),
     )
+
+
+def environment() -> jinja2.Environment:
+    """For templates of pages: what is missing is an error, text is escaped, `| png` embeds a file."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters["png"] = lambda file: base64.b64encode(file.read_bytes()).decode()
+    return environment
+
+
+def stylesheet() -> str:
+    """The style of all pages."""
+    return (HERE / "page.css").read_text(encoding="utf-8")
 
 
 def _yaml(values: dict) -> str:
