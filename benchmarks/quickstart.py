@@ -21,8 +21,8 @@ from statistics import mean, stdev
 from textwrap import fill
 
 from hgkd_hf.demo.comparison import HGKD, METRICS, RANDOM, SPARK, Comparison
+from hgkd_hf.demo.pictures import PICTURES
 
-PICTURES = ("prediction.png", "embedding.png", "curves.png")
 BLOCK = re.compile(
     r"(?<=<!-- quickstart: written by benchmarks/quickstart.py -->\n).*?(?=<!-- /quickstart -->)", re.DOTALL
 )
@@ -62,14 +62,8 @@ def smallest_gain(result: dict) -> float:
 def page_block(results: dict) -> str:
     """What the docs' first page shows of a run: Markdown, made of its figures alone."""
     comparison = Comparison.from_dict(results)
-    captions = {"prediction.png": "What a masked student infers", "embedding.png": "Features of the test images"}
-    pictures = [f"![{captions.get(name, 'Curves')}](quickstart/{name})" for name in PICTURES]
-    return "\n\n".join(
-        [
-            f"```text\n{comparison.table()}\n\n{fill(comparison.reading(), 110)}\n```",
-            *pictures,
-        ]
-    )
+    figures = [f"![{caption}](quickstart/{name})\n\n*{caption}*" for name, caption in PICTURES.items()]
+    return "\n\n".join([f"```text\n{comparison.table()}\n\n{fill(comparison.reading(), 110)}\n```", *figures])
 
 
 def write_docs(docs: Path, folder: Path) -> None:

@@ -103,11 +103,13 @@ def test_report_opens_with_the_pictures(finished, browser, tmp_path):
     page.close()
 
 
-def test_a_folder_of_other_things_is_left_alone(tmp_path):
-    (tmp_path / "thesis.tex").touch()
-    with pytest.raises(SystemExit, match=r"is not empty and holds no earlier quickstart: choose another --output_dir"):
+@pytest.mark.parametrize("held", [["thesis.tex"], ["images"], ["images", "run.log", "thesis.tex"]])
+def test_a_folder_of_other_things_is_left_alone(held, tmp_path):
+    for name in held:
+        (tmp_path / name).touch()
+    with pytest.raises(SystemExit, match=rf"holds {held[-1]}, but no earlier quickstart alone: .* --output_dir"):
         main(["quickstart", "--short", f"--output_dir={tmp_path}"])
-    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == held
 
 
 def test_without_the_extra_it_says_what_to_install(tmp_path, monkeypatch):

@@ -30,9 +30,9 @@ STUDENT = {
     "hidden_sizes": [32, 64, 128],
     "depths": [1, 1, 1],
 }
-TEACHER_STEPS = 2400
+TEACHER_STEPS = 1400
 SHORT_STEPS, SHORT_IMAGES = 0.05, 0.25  # shares with --short
-IMAGES = "images"
+IMAGES, TEACHER_FOLDER = "images", "teacher"
 RESULTS_FILE, REPORT_FILE = "results.json", "report.html"
 
 
@@ -54,10 +54,10 @@ def students() -> dict[str, Student]:
 
     pixels = {"feature_weight": 0, "pixel_weight": 1, "decoder": "full", "decoder_width": 64}
     return {
-        SPARK: Student("spark", 250, pixels),
-        HINTS: Student("hints", 250, {"method": "kd", "objective": "hint", "label_weight": 0}),
-        HGKD: Student("hgkd", 250, {"decoder_width": 64}),
-        MASKED: Student("hgkd-masked", 250, {"decoder_width": 64, "mask_ratio": 0.6}),
+        SPARK: Student("spark", 150, pixels),
+        HINTS: Student("hints", 160, {"method": "kd", "objective": "hint", "label_weight": 0}),
+        HGKD: Student("hgkd", 150, {"decoder_width": 64}),
+        MASKED: Student("hgkd-masked", 150, {"decoder_width": 64, "mask_ratio": 0.6}),
     }
 
 
@@ -91,26 +91,27 @@ def clear(folder: Path) -> None:
     """Remove an earlier quickstart, and nothing else.
 
     Raises:
-        ValueError: the folder holds something else.
+        ValueError: the folder holds something else, or no quickstart.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / IMAGES / "train.parquet").is_file():
-        raise ValueError(
-            f"{folder} is not empty and holds no earlier quickstart: choose another --output_dir, or empty it."
-        )
+    from ..demo.pictures import PICTURES
+
+    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    ours = {IMAGES, TEACHER_FOLDER, LOG_FILE, RESULTS_FILE, REPORT_FILE, *PICTURES}
+    ours |= {student.folder for student in students().values()}
+    if found and (LOG_FILE not in found or found - ours):
+        other = min(found - ours, default=min(found))
+        raise ValueError(f"{folder} holds {other}, but no earlier quickstart alone: choose another --output_dir.")
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def quickstart(out: Path, seed: int, short: bool) -> dict:
     """The whole way; what `results.json` holds is returned."""
-    from ..checkpoints.whole_folders import write_whole
-    from ..demo.comparison import HGKD, MASKED, TEACHER, compare
+    from ..demo.comparison import TEACHER
     from ..demo.data import QuickstartImages, write_images
-    from ..demo.page import write_page
-    from ..demo.pictures import draw
     from ..demo.teacher import train_teacher
 
     start, seconds = time.perf_counter(), {}
-    images, teacher, steps = out / IMAGES, out / "teacher", SHORT_STEPS if short else 1.0
+    images, teacher, steps = out / IMAGES, out / TEACHER_FOLDER, SHORT_STEPS if short else 1.0
     parts = QuickstartImages.make(seed, SHORT_IMAGES if short else 1.0)
     write_images(parts.unlabelled, images / "train.parquet", copies=2, seed=seed)
     write_images(parts.test, images / "test.parquet", copies=1, seed=seed)
@@ -127,10 +128,29 @@ def quickstart(out: Path, seed: int, short: bool) -> dict:
         seconds[name] = summary["train_seconds"]
         show(f"student: {name}, {summary['steps']} steps without labels: {seconds[name]} s")
 
+    return conclude(out, seconds, start, {"seed": seed, "short": short})
+
+
+def conclude(out: Path, seconds: dict[str, float], start: float, facts: dict[str, Any]) -> dict:
+    """Measure and draw what was trained, write the page and the results, and show the table.
+
+    Args:
+        out: the folder, with images, teacher and students.
+        seconds: of each training, by row name.
+        start: of the whole, by `time.perf_counter`.
+        facts: seed and short.
+    """
+    from ..checkpoints.whole_folders import write_whole
+    from ..demo.comparison import HGKD, MASKED, RANDOM, SPARK, TEACHER, compare
+    from ..demo.page import write_page
+    from ..demo.pictures import draw
+
+    images, teacher = out / IMAGES, out / TEACHER_FOLDER
     runs = {name: out / student.folder for name, student in students().items()}
-    comparison, features = compare(images, runs, teacher, seconds, seed)
-    pictures = draw(out, images, runs[MASKED], teacher, features, runs)
-    facts = {"seed": seed, "short": short, "seconds": round(time.perf_counter() - start)}
+    comparison, features = compare(images, runs, teacher, seconds, facts["seed"])
+    shown = {name: features[name] for name in (RANDOM, SPARK, HGKD, TEACHER)}
+    pictures = draw(out, images, runs[MASKED], teacher, shown, runs)
+    facts = facts | {"seconds": round(time.perf_counter() - start)}
     write_page(out / REPORT_FILE, comparison, pictures, runs, **facts)
     results = facts | comparison.to_dict()
     write_whole(out / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
@@ -149,19 +169,18 @@ def distil(out: Path, student: Student, steps: float, seed: int) -> dict:
     settings = {
         "dataset": out / IMAGES,
         "student": json.dumps(STUDENT),
-        "teacher": out / "teacher",
+        "teacher": out / TEACHER_FOLDER,
         "teacher_image_size": SIZE,
         "image_size": IMAGE_SIZE,
         "crop_scale": [0.8, 1.0],
         "flip_probability": 0,
         "max_steps": round(steps * student.steps),
-        "per_device_train_batch_size": 64,
+        "per_device_train_batch_size": 32,
         "learning_rate": 2e-3,
         "knn_split": "test",
         "knn_bank_samples": 500,
         "knn_query_samples": 500,
-        "eval_strategy": "steps",
-        "eval_steps": 0.5,
+        "logging_steps": 5,
         "save_strategy": "no",
         "report_to": "none",
         "seed": seed,

@@ -18,6 +18,13 @@ from .data import SIZE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# Captions by file, in the order of the page.
+PICTURES = {
+    "prediction.png": "Where cells are hidden (grey), the student infers what the teacher sees there. Features as "
+    "colours: the first three principal components of the teacher's.",
+    "embedding.png": "Frozen features of 500 test images in two dimensions (t-SNE), coloured by digit.",
+    "curves.png": "Loss of each training, and kNN accuracy on 500 test images before and after it.",
+}
 IMAGES = 5  # that are predicted
 POINTS = 500  # of an embedding
 
@@ -38,18 +45,10 @@ def draw(
     Returns:
         The files by caption.
     """
-    figures = {
-        "Where cells are hidden (grey), the student infers what the teacher sees there: features as colours, by their "
-        "first three principal components": ("prediction", inferred(images, masked, teacher)),
-        "Frozen features of test digits in two dimensions (t-SNE), coloured by digit": (
-            "embedding",
-            embedding_figure(features),
-        ),
-        "Loss, and kNN accuracy on 500 test digits, while the students train": ("curves", curves_figure(runs)),
-    }
-    for name, figure in figures.values():
-        figure.savefig(folder / f"{name}.png", dpi=80)
-    return {caption: folder / f"{name}.png" for caption, (name, _) in figures.items()}
+    figures = inferred(images, masked, teacher), embeddings_figure(features), curves_figure(runs)
+    for name, figure in zip(PICTURES, figures):
+        figure.savefig(folder / name, dpi=80)
+    return {caption: folder / name for name, caption in PICTURES.items()}
 
 
 def inferred(images: Path, masked: Path, teacher: Path) -> Figure:
@@ -64,8 +63,8 @@ def inferred(images: Path, masked: Path, teacher: Path) -> Figure:
     return prediction_figure(model, batch["pixel_values"], batch["bool_masked_pos"])
 
 
-def embedding_figure(features: Mapping[str, Features]) -> Figure:
-    """Features of each model in two dimensions (t-SNE of the first principal components), a panel each."""
+def embeddings_figure(features: Mapping[str, Features]) -> Figure:
+    """Features of each model in two dimensions (t-SNE), a panel each."""
     from matplotlib.figure import Figure
     from sklearn.manifold import TSNE
 
