@@ -44,7 +44,7 @@ def summary(results: list[dict]) -> str:
         spread = f" ± {100 * stdev(values):.1f}" if len(values) > 1 else ""
         return f"{100 * mean(values):.1f}{spread}"
 
-    lines = ["| | kNN | 10 labels a class | seconds |", "| --- | --- | --- | --- |"]
+    lines = ["| | kNN | 10 labels a class | CPU s |", "| --- | --- | --- | --- |"]
     for name in results[0]["rows"]:
         rows = [result["rows"][name] for result in results]
         seconds = [row["seconds"] for row in rows if row["seconds"] is not None]

@@ -41,7 +41,7 @@ class Row:
     Attributes:
         knn: accuracy in [0, 1].
         few_labels, deviation: mean accuracy in [0, 1] of a probe on `SHOTS` labels a class, and its deviation.
-        seconds: of training, on the clock; None without one.
+        seconds: of processor time, of all threads, in training; None without one.
         parameters: their number; None without any.
     """
 
@@ -60,7 +60,7 @@ class Row:
         return [f"{100 * self.knn:.1f}", few, seconds, size]
 
 
-HEADS = ["kNN, %", f"{SHOTS} labels a class, %", "seconds", "parameters, size"]
+HEADS = ["kNN, %", f"{SHOTS} labels a class, %", "CPU s", "parameters, size"]
 
 
 @dataclass
@@ -121,7 +121,7 @@ def compare(
         images: the quickstart's images.
         runs: a folder of `hgkd distill` for each student, by row name.
         teacher: its folder.
-        seconds: of training, by row name.
+        seconds: of processor time in training, by row name.
         seed: of the random student and of the few-label draws.
 
     Returns:
