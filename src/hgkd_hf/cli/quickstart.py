@@ -149,7 +149,7 @@ def conclude(out: Path, seconds: dict[str, float], start: float, facts: dict[str
     runs = {name: out / student.folder for name, student in students().items()}
     comparison, features = compare(images, runs, teacher, seconds, facts["seed"])
     shown = {name: features[name] for name in (RANDOM, SPARK, HGKD, TEACHER)}
-    pictures = draw(out, images, runs[MASKED], teacher, shown, runs)
+    pictures = draw(out, images, runs[HGKD], runs[MASKED], teacher, shown, runs)
     facts = facts | {"seconds": round(time.perf_counter() - start)}
     write_page(out / REPORT_FILE, comparison, pictures, runs, **facts)
     results = facts | comparison.to_dict()

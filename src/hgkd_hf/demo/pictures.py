@@ -12,7 +12,7 @@ from ..data import DistillationDataset, ImageTransform, collate, load_images
 from ..evaluation import Features
 from ..methods.hgkd.modeling import HGKDForPreTraining
 from ..teachers import PatchTeacher
-from ..visualize import curves_figure, prediction_figure
+from ..visualize import columns_figure, curves_figure, prediction_columns
 from .data import SIZE
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 # Captions by file, in the order of the page.
 PICTURES = {
-    "prediction.png": "Where cells are hidden (grey), the student infers what the teacher sees there. Features as "
-    "colours: the first three principal components of the teacher's.",
+    "prediction.png": "What the teacher sees at each place, and what students predict: from the whole image, and "
+    "where cells are hidden (grey) from the others. Colours: the teacher's first three principal components.",
     "embedding.png": "Frozen features of 500 test images in two dimensions (t-SNE), coloured by digit.",
     "curves.png": "Loss of each training, and kNN accuracy on 500 test images before and after it.",
 }
@@ -30,37 +30,51 @@ POINTS = 500  # of an embedding
 
 
 def draw(
-    folder: Path, images: Path, masked: Path, teacher: Path, features: Mapping[str, Features], runs: Mapping[str, Path]
+    folder: Path,
+    images: Path,
+    whole: Path,
+    masked: Path,
+    teacher: Path,
+    features: Mapping[str, Features],
+    runs: Mapping[str, Path],
 ) -> dict[str, Path]:
     """Draw all pictures.
 
     Args:
         folder: where the files go.
         images: the folder of images, whose test split is drawn.
-        masked: the run of a masked student.
-        teacher: its teacher.
+        whole, masked: runs of students that see the whole image, and its visible cells.
+        teacher: theirs.
         features: of the test split, by model.
         runs: folders of trainings by name.
 
     Returns:
         The files by caption.
     """
-    figures = inferred(images, masked, teacher), embeddings_figure(features), curves_figure(runs)
+    figures = predictions_figure(images, whole, masked, teacher), embeddings_figure(features), curves_figure(runs)
     for name, figure in zip(PICTURES, figures):
         figure.savefig(folder / name, dpi=80)
     return {caption: folder / name for name, caption in PICTURES.items()}
 
 
-def inferred(images: Path, masked: Path, teacher: Path) -> Figure:
-    """Test images, what a masked student sees of them, and its prediction beside the teacher's features."""
-    model = HGKDForPreTraining.from_pretrained(masked)
-    config = model.config
-    model.attach_teacher(PatchTeacher.from_pretrained(teacher, layers=config.teacher_layers, image_size=SIZE))
-    transform = ImageTransform(config.image_size, train=False)
+def predictions_figure(images: Path, whole: Path, masked: Path, teacher: Path) -> Figure:
+    """Test images and the teacher's features; what a student predicts of the whole image, and another of a part."""
     source = load_images(images, split="test", max_samples=IMAGES)
-    dataset = DistillationDataset(source, transform, seed=0, cell_grid=config.cell_grid, mask_ratio=config.mask_ratio)
-    batch = collate([dataset[index] for index in range(IMAGES)])
-    return prediction_figure(model, batch["pixel_values"], batch["bool_masked_pos"])
+    columns = {}
+    for run, titles in (
+        (whole, {"image": "image", "teacher's features": "teacher", "student's prediction": "H-GKD"}),
+        (masked, {"what the student sees": "cells hidden", "student's prediction": "H-GKD, from these cells"}),
+    ):
+        model = HGKDForPreTraining.from_pretrained(run)
+        config = model.config
+        model.attach_teacher(PatchTeacher.from_pretrained(teacher, layers=config.teacher_layers, image_size=SIZE))
+        transform = ImageTransform(config.image_size, train=False)
+        masks = {"cell_grid": config.cell_grid, "mask_ratio": config.mask_ratio}
+        dataset = DistillationDataset(source, transform, seed=0, **masks)
+        batch = collate([dataset[index] for index in range(IMAGES)])
+        found = prediction_columns(model, batch["pixel_values"], batch["bool_masked_pos"])
+        columns |= {title: found[name] for name, title in titles.items()}
+    return columns_figure(columns)
 
 
 def embeddings_figure(features: Mapping[str, Features]) -> Figure:

@@ -3,6 +3,7 @@
 from .curves import curves_figure
 from .embedding import embedding_figure, own_neighbours_figure
 from .pictures import (
+    columns_figure,
     feature_columns,
     features_figure,
     nearest,
@@ -14,6 +15,7 @@ from .pictures import (
 )
 
 __all__ = [
+    "columns_figure",
     "curves_figure",
     "embedding_figure",
     "feature_columns",

@@ -107,7 +107,7 @@ def prediction_figure(
     See `prediction_columns`; a student that predicts pixels has the filled image instead, or too. What else a batch of
     samples holds (`others`) is not drawn.
     """
-    return _grid(prediction_columns(model, pixel_values, bool_masked_pos, teacher_features))
+    return columns_figure(prediction_columns(model, pixel_values, bool_masked_pos, teacher_features))
 
 
 @torch.no_grad()
@@ -140,7 +140,7 @@ def features_figure(
     encoder: PreTrainedModel, pixel_values: Tensor, mean: Sequence[float], std: Sequence[float]
 ) -> Figure:
     """Image | the student's feature maps, a row an image: see `feature_columns`."""
-    return _grid(feature_columns(encoder, pixel_values, mean, std))
+    return columns_figure(feature_columns(encoder, pixel_values, mean, std))
 
 
 def nearest(bank: Features, queries: Features, count: int) -> Tensor:
@@ -183,7 +183,7 @@ def neighbours_figure(
     return figure
 
 
-def _grid(columns: Mapping[str, Tensor]) -> Figure:
+def columns_figure(columns: Mapping[str, Tensor]) -> Figure:
     """Pictures in columns under their titles, a row an image; what has no colours is drawn as heat."""
     rows = len(next(iter(columns.values())))
     figure = new_figure(2 * len(columns), 2 * rows + 0.4)
