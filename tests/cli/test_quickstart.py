@@ -37,7 +37,7 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=600,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stdout[-3000:]
     return folder / "runs/quickstart", done.stdout

@@ -20,7 +20,7 @@ def test_notebook_runs(tmp_path, monkeypatch):
     assert all(not cell.get("outputs") for cell in notebook.cells), "it is kept without outputs"
     (switch,) = (cell for cell in notebook.cells if cell.source == "SHORT = False")
     switch.source = "SHORT = True"
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
     text = "".join(output.get("text", "") for output in outputs)
