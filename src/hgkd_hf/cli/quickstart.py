@@ -1,4 +1,4 @@
-"""See in four minutes what distillation is for, offline: a teacher, students, a table, pictures.
+"""See in a few minutes what distillation is for, offline: a teacher, students, a table, pictures.
 
     hgkd quickstart
     hgkd quickstart --short
