@@ -3,7 +3,8 @@
     hgkd students
     hgkd distill --student convnextv2-atto --teacher dinov2-small --dataset path/to/images
 
-Any other Hub id or folder, or a config as JSON, can be a student too.
+Any other Hub id or folder, a config as JSON, or the import path of a function that builds a network
+(package.module:function) can be a student too.
 """
 
 from __future__ import annotations

@@ -56,7 +56,9 @@ class CommandSettings(MethodSettings, TaughtImages):
         None, "Folder or Hub id of what a teacher saw, written by `hgkd teach`: the teacher itself is not loaded."
     )
     student: str = setting(
-        "resnet-50", f"Hub id or folder of a model, a config as JSON, or one of {', '.join(PRESETS)}."
+        "resnet-50",
+        "Hub id or folder of a model, a config as JSON, package.module:function that builds a network, or one of "
+        f"{', '.join(PRESETS)}.",
     )
     student_pretrained: bool = setting(False, "Start from the student's own weights.")
     student_revision: str | None = setting(None, "Branch, tag or commit of the student.")
