@@ -195,6 +195,8 @@ def whole_steps(
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2} if args.small else {}
     vit = ViTModel(ViTConfig(image_size=image_size(args), **size), add_pooling_layer=False)
     teacher = PatchTeacher(vit.to(args.device, torch.bfloat16))
+    if compile_with is not None:
+        teacher.model.forward = compile_with(teacher.model.forward)
     pixels, (mask, _) = images(args, batch), masks(args, batch)
 
     def make(backend: str) -> Callable[[], None]:
@@ -204,7 +206,6 @@ def whole_steps(
         distiller = distiller.to(args.device, memory_format=torch.channels_last).train()
         distiller.student.sparse_backend = "cells" if backend == "dense" else backend
         if compile_with is not None:
-            teacher.model.forward = compile_with(teacher.model.forward)
             distiller.student.decoder.forward = compile_with(distiller.student.decoder.forward)
         optimizer = torch.optim.AdamW(distiller.parameters(), fused=True)
 
@@ -221,7 +222,7 @@ def whole_steps(
 
 
 def measured(row: dict, steps: dict[str, Callable[[], None]], args: argparse.Namespace) -> list[dict]:
-    """Median milliseconds and peak memory of each step, in turns."""
+    """Median milliseconds and peak memory of each step, in turns; None where memory does not suffice."""
     wait = torch.cuda.synchronize if args.device == "cuda" else lambda: None
     seconds, peaks = {name: [] for name in steps}, {}
     for turn in range(2 if args.small else 8):
@@ -230,21 +231,25 @@ def measured(row: dict, steps: dict[str, Callable[[], None]], args: argparse.Nam
                 torch.cuda.reset_peak_memory_stats()
             wait()
             start = time.perf_counter()
-            step()
+            try:
+                step()
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                continue
             wait()
             if turn:  # the first one warms up
                 seconds[name].append(time.perf_counter() - start)
                 peaks[name] = torch.cuda.max_memory_allocated() / 1e6 if args.device == "cuda" else None
-    masked = statistics.median(seconds["masked"])
+    median = {name: statistics.median(times) if times else None for name, times in seconds.items()}
     return [
         {
             **row,
             "backend": name,
-            "ms": round(1e3 * statistics.median(times), 2),
-            "times_masked": round(masked / statistics.median(times), 2),
-            "peak_mb": peaks[name] and round(peaks[name]),
+            "ms": own and round(1e3 * own, 2),
+            "times_masked": own and median["masked"] and round(median["masked"] / own, 2),
+            "peak_mb": peaks.get(name) and round(peaks[name]),
         }
-        for name, times in seconds.items()
+        for name, own in median.items()
     ]
 
 
