@@ -12,7 +12,7 @@ from test_data_dataset import COUNT, OPTIONS, TRAIN, own_cache, png, same, write
 from torch.utils.data import DataLoader
 
 from hgkd_hf.data import EndlessStream, StreamingDistillationDataset, collate, load_images
-from hgkd_hf.data.positions import Position
+from hgkd_hf.data.positions import Piece, Position, Window
 
 BATCH = 4
 
@@ -212,6 +212,9 @@ def test_kinds_of_streams(tmp_path, kind):
         {"positions": [{}], "turn": 0},
         {"positions": [{"epoch": 0, "pieces": [{"epoch": "../x"}], "windows": []}], "turn": 0},
         {"positions": [Position().to_dict() | {"pieces": [dict.fromkeys(("epoch", "start", "stop", "step"), -1)]}]},
+        {"positions": [Position(0, (Piece(0, 0, 2**40, 1),)).to_dict()], "turn": 0},
+        {"positions": [Position(0, (), (Window((), 2**40, 0),)).to_dict()], "turn": 0},
+        {"positions": [Position(0, (), (Window((), 2, -1),)).to_dict()], "turn": 0},
     ],
 )
 def test_a_state_that_is_none_is_refused(folder, state):

@@ -47,3 +47,19 @@ def test_machines_that_share_no_folder_are_told_so(lives, tmp_path):
         assert "let --output_dir be one folder that all machines share" in last
         assert not list((tmp_path / f"run-{rank}").glob("checkpoint-*"))
         assert not list((tmp_path / f"run-{rank}").glob(".seen*"))
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_stream_is_taken_over_by_other_numbers_of_processes(lives, tmp_path, before, after):
+    """After 20 of 22 rows, none came twice; but row 5, which cannot be decoded, shows row 6 a second time."""
+    run = tmp_path / "run"
+    lives.finish(run, before, streaming=True, max_steps=2)
+    shown = [samples for process in seen(run, before) for step in process.values() for samples in step[-1][0]]
+    (run / "weights.txt").unlink()
+    for path in run.glob("seen-*"):
+        path.unlink()
+    lives.finish(run, after, streaming=True, max_steps=5)
+    shown += [samples for process in seen(run, after) for step in process.values() for samples in step[-1][0]]
+    assert len(shown) == 20
+    assert len(set(shown)) == 19
+    assert f"read by {before} readers, and now by {after}" in (run / "output-0.txt").read_text()

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any
 
+_MOST_ROWS = 2**24  # that can be shuffled together
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -64,6 +66,18 @@ class Position:
     pieces: tuple[Piece, ...] = ()
     windows: tuple[Window, ...] = ()
 
+    def check(self, shards: int) -> None:
+        """Make sure that it is a position in a stream of so many shards.
+
+        Raises:
+            ValueError: it is not.
+        """
+        pieces = [*self.pieces, *(piece for window in self.windows for piece in window.pieces)]
+        if any(piece.stop > shards * piece.parts for piece in pieces):
+            raise ValueError(f"there are only {shards} shards.")
+        if not all(0 <= window.given < window.rows <= _MOST_ROWS for window in self.windows):
+            raise ValueError("a window has no such rows.")
+
     def to_dict(self) -> dict[str, Any]:
         """The position as JSON values."""
         return asdict(self)
@@ -92,8 +106,8 @@ def share(epoch: int, reader: int, readers: int, shards: int) -> Piece:
 def share_out(positions: Sequence[Position], reader: int, readers: int, shards: int) -> Position:
     """Where one of `readers` readers begins when they take over from others, which were at `positions`.
 
-    All that those had still to read before the latest pass that one of them has begun is shared out: shards that were
-    begun, and windows, as they are.
+    All that those had still to read before the latest pass that one of them has begun is shared out evenly: whole
+    shards, as many to each; the others, and those that were begun, by their rows; windows as they are.
 
     Args:
         positions: of the earlier readers, in their order.
@@ -106,11 +120,21 @@ def share_out(positions: Sequence[Position], reader: int, readers: int, shards: 
     left = [piece for position in positions for piece in position.pieces]
     for number, position in enumerate(positions):
         left += [share(missed, number, len(positions), shards) for missed in range(position.epoch, epoch)]
-    begun = [replace(piece, stop=piece.start + 1) for piece in left if piece.row and piece.start < piece.stop]
-    whole = [piece.after_first() if piece.row else piece for piece in left]
-    shares = [
-        replace(piece, start=piece.start + (reader + number) % readers * piece.step, step=piece.step * readers)
-        for number, piece in enumerate(whole)
-    ]
-    mine = [*begun[reader::readers], *(piece for piece in shares if piece.start < piece.stop)]
-    return Position(epoch, tuple(mine), tuple(windows[reader::readers]))
+    mine = []
+    for piece in left:
+        rest = piece
+        if piece.row and piece.start < piece.stop:
+            mine.append(_by_rows(piece, reader, readers, shards))
+            rest = piece.after_first()
+        places = range(rest.start, rest.stop, rest.step)
+        whole = len(places) // readers * readers
+        own = places[:whole][reader::readers]
+        mine.append(replace(rest, start=own.start, stop=min(own.stop, rest.stop), step=own.step))
+        mine += [_by_rows(replace(rest, start=place), reader, readers, shards) for place in places[whole:]]
+    return Position(epoch, tuple(piece for piece in mine if piece.start < piece.stop), tuple(windows[reader::readers]))
+
+
+def _by_rows(piece: Piece, reader: int, readers: int, shards: int) -> Piece:
+    """Of a piece's first shard, every `readers`th of its rows."""
+    start = piece.start + reader * piece.parts * shards
+    return Piece(piece.epoch, start, start + 1, 1, piece.parts * readers, piece.row)

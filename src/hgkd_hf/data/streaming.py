@@ -239,6 +239,8 @@ class EndlessStream(torch.utils.data.IterableDataset):
         try:
             readers = [[Position.from_dict(entry) for entry in state["positions"]] for state in states]
             turns = [int(state["turn"]) for state in states]
+            for position in itertools.chain.from_iterable(readers):
+                position.check(stream.num_shards)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"the checkpoint does not say where the stream was ({error!r}).") from error
         if [len(entries) for entries in readers] == [len(own)] * world_size:
