@@ -34,6 +34,10 @@ REFUSED = {
     "decoder": ({"decoder_width": 32}, "decoder_width was 16, now 32"),
     "student": ({"student": json.dumps(STUDENT | {"hidden_sizes": [16, 16, 16]})}, "student was"),
     "images": ({"max_samples": 20}, "max_samples was None, now 20; rows was 22, now 20; images was"),
+    "stream": ({"streaming": True}, "streaming was False, now True"),
+    "shuffled stream": ({"streaming": True, "shuffle_buffer": 4}, "shuffle_buffer was 0, now 4"),
+    "flips": ({"flip_probability": 0}, "flip_probability was 0.5, now 0"),
+    "loss": ({"loss": "mse"}, "loss was .*, now 'mse'"),
     "dropped samples": ({"dataloader_drop_last": True}, "dataloader_drop_last was False, now True"),
 }
 # Settings that change neither a sample nor a step.
