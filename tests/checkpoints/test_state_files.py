@@ -34,3 +34,34 @@ def test_foreign_file(tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="holds no training state"):
         load_state(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{",
+        "[" * 100_000,
+        '{"tensor": ["1", [1]]}',
+        '{"tensor": ["0"]}',
+        '{"tensor": ["0", [1, 1]]}',
+        '{"list": 1}',
+        '{"dict": [[1]]}',
+        '{"dict": [[{"list": []}, 1]]}',
+        '{"a": [], "b": []}',
+        "{}",
+    ],
+    ids=lambda header: header[:30],
+)
+def test_damaged_header(tmp_path, header):
+    from safetensors.torch import save_file
+
+    save_file({"0": torch.zeros(1)}, tmp_path / "a.safetensors", metadata={"state": header})
+    with pytest.raises(ValueError, match="holds no training state"):
+        load_state(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", (2**62).to_bytes(8, "little") + b"{}", bytes(64)], ids=len)
+def test_file_that_is_not_safetensors(tmp_path, content):
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match="holds no training state"):
+        load_state(tmp_path / "a.safetensors")

@@ -32,6 +32,19 @@ def test_file_sets_defaults_and_flags_win(tmp_path):
     assert settings.mask_ratio == 0.75
 
 
+# Each of another error within PyYAML.
+BAD_TAGS = (
+    "!!int ''",
+    "!!float ''",
+    "!!bool x",
+    "!!timestamp x",
+    "!!binary é",
+    "!!omap [1]",
+    "9" * 5000,
+    "2020-13-45",
+)
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [
@@ -44,6 +57,10 @@ def test_file_sets_defaults_and_flags_win(tmp_path):
         ("dataset: [a\n", "is not readable as YAML"),
         ("dataset:\n", "gives no value for 'dataset'"),
         ("layers: [1, --push_to_hub]\n", "has '--push_to_hub' in the list of 'layers'"),
+        ("dataset: a\nmask_ratio: 0.5\ndataset: b\n", "the key 'dataset' stands twice"),
+        ("dataset: a\nstudent: {model_type: a, model_type: b}\n", "the key 'model_type' stands twice"),
+        *((f"dataset: {value}\n", "is not readable as YAML") for value in BAD_TAGS),
+        ("dataset: " + "[" * 5000, "is not readable as YAML: it is nested too deeply"),
         ("dataset: !!python/object/apply:os.system ['true']\n", "is not readable as YAML"),
     ],
 )

@@ -5,6 +5,7 @@ import json
 import tarfile
 from collections import Counter
 from itertools import islice
+from math import inf, nan
 
 import datasets
 import pytest
@@ -215,6 +216,10 @@ def test_kinds_of_streams(tmp_path, kind):
         {"positions": [Position(0, (Piece(0, 0, 2**40, 1),)).to_dict()], "turn": 0},
         {"positions": [Position(0, (), (Window((), 2**40, 0),)).to_dict()], "turn": 0},
         {"positions": [Position(0, (), (Window((), 2, -1),)).to_dict()], "turn": 0},
+        {"positions": [Position(0, (), (Window((), 2.5, 0),)).to_dict()], "turn": 0},
+        *({"positions": [{**Position().to_dict(), "epoch": epoch}], "turn": 0} for epoch in (inf, nan, True, "1", -1)),
+        *({"positions": [Position().to_dict()], "turn": turn} for turn in (inf, nan, "x", [])),
+        [],
     ],
 )
 def test_a_state_that_is_none_is_refused(folder, state):

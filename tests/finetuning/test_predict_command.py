@@ -1,6 +1,7 @@
 """`hgkd predict` says of a folder's images what the task's pipeline says of each."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,16 @@ def test_as_the_pipeline(model, photos, tmp_path, capsys):
         assert [one.get("box") for one in found] == [one.get("box") for one in expected]
     assert sorted(picture.name for picture in (tmp_path / "pictures").iterdir()) == ["000000.png", "000001.png"]
     assert "3 images; 1 could not be read" in capsys.readouterr().out
+
+
+def test_a_model_whose_config_has_no_label2id(model, photos, tmp_path):
+    _, folder = model
+    shutil.copytree(folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "label2id": None}))
+    given = [f"--dataset={photos}", "--max_pictures=1"]
+    expected = predict([*given, f"--model={folder}", f"--output_dir={tmp_path / 'a'}"]).read_text()
+    assert predict([*given, f"--model={tmp_path / 'model'}", f"--output_dir={tmp_path / 'b'}"]).read_text() == expected
 
 
 def test_settings_of_another_task_are_refused(model, photos, tmp_path):

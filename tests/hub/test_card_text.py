@@ -125,6 +125,17 @@ def test_composed_readme_is_a_model_card():
         ('"C:/My Drive/me/data"', '"data"'),
         ("https://me:password@example.org/data", "https://example.org/data"),
         ("git+ssh://me@example.org/data", "git+ssh://example.org/data"),
+        ("https://me:p@ss@word@example.org/a@b", "https://example.org/a@b"),
+        ("https://example.org?to=a@b", "https://example.org?to=a@b"),
+        (
+            "https://example.org/x?token=a&n=1&sig=b&X-Amz-Signature=c",
+            f"https://example.org/x?token={HIDDEN}&n=1&sig={HIDDEN}&X-Amz-Signature={HIDDEN}",
+        ),
+        ("PYTHONPATH=/a/me:/home/me/c", "PYTHONPATH=me:c"),
+        ("imagefolder:/home/me/data", "imagefolder:data"),
+        ("/home//me//data //home/me/data ./../me/data", "data data data"),
+        ("file:///C:/Users/me/data FILE:///home/me/data", "data data"),
+        (r"\\?\C:\Users\me\data", "data"),
         ("mail me@example.org", "mail me@example.org"),
         ("facebook/dinov2-base", "facebook/dinov2-base"),
         ("https://huggingface.co/a/b", "https://huggingface.co/a/b"),
@@ -133,6 +144,7 @@ def test_composed_readme_is_a_model_card():
         (f"--hub_token {TOKEN}", f"--hub_token {HIDDEN}"),
         ("--hub_token s3cr3t --seed 1", f"--hub_token {HIDDEN} --seed 1"),
         ("--api_key='a b' --num_tokens 4", f"--api_key={HIDDEN} --num_tokens 4"),
+        ('--hub-token="a b" HF_TOKEN=c python', f"--hub-token={HIDDEN} HF_TOKEN={HIDDEN} python"),
     ],
 )
 def test_public(text: str, left: str):
@@ -146,6 +158,16 @@ def test_public_value_that_is_a_place_here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert public("student (My Drive/me, too)", paths=["My Drive/me, too/"]) == "student (me, too)"
     assert public("My Drive/me, too") == "me, too"
+
+
+@pytest.mark.parametrize("name", ["me", "me too", "me.too (work)"])
+def test_the_name_of_the_home_is_not_told(tmp_path, monkeypatch, name):
+    home = tmp_path / name
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    assert public(f"read {home}/runs/a b, then {home}") == "read a b, then ~"
+    assert public(str(home)) == public(f"{home}/").rstrip("/") == "~"
+    assert public({f"{home}/runs/a": [f"--dataset={home}"]}) == {"a": ["--dataset=~"]}
 
 
 def test_public_names(tmp_path, monkeypatch):
@@ -167,9 +189,16 @@ def test_public_names(tmp_path, monkeypatch):
 
 def test_public_data(monkeypatch):
     monkeypatch.setenv("MY_API_KEY", "correct horse")
-    data = {"hub_token": "short", "num_tokens": "4", "list": [1, None, True, "/a/b"], "note": "use correct horse now"}
+    data = {
+        "hub_token": "short",
+        "HF-TOKEN": ["short"],
+        "num_tokens": "4",
+        "list": [1, None, True, "/a/b"],
+        "note": "use correct horse now",
+    }
     assert public(data) == {
         "hub_token": HIDDEN,
+        "HF-TOKEN": HIDDEN,
         "num_tokens": "4",
         "list": [1, None, True, "b"],
         "note": f"use {HIDDEN} now",

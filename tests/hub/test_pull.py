@@ -38,7 +38,8 @@ CARD = {"name": "mine", "run": {"seconds": 3.5, "steps": 2}, "results": {"this s
 def pushed_run(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """`pushed_run(state=..., ...)`: put a run with a checkpoint into `REPO`, whole unless said otherwise.
 
-    `tampered` changes the manifest's mapping; `more` are files that it does not know.
+    `tensors` are the bytes of its weights; `tampered` changes the manifest's mapping; `more` are files that it does
+    not know.
     """
     monkeypatch.setenv("HF_TOKEN", WRITER)
     monkeypatch.chdir(tmp_path)
@@ -51,12 +52,15 @@ def pushed_run(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         metrics=METRICS,
         card=CARD,
         index=None,
+        tensors=None,
         tampered=None,
         more=(),
     ):
         partial = tmp_path / "made" / "checkpoint-2.partial"
         partial.mkdir(parents=True)
         save_file({"weight": torch.ones(2)}, partial / "model.safetensors")
+        if tensors is not None:
+            (partial / "model.safetensors").write_bytes(tensors)
         jsons = {"trainer_state.json": state, "config.json": config, "model.safetensors.index.json": index}
         jsons["training_args.json"] = arguments
         for name, content in jsons.items():
@@ -69,7 +73,7 @@ def pushed_run(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         files = {f"last-checkpoint/{path.name}": path.read_bytes() for path in made.iterdir()}
         files |= {f"last-checkpoint/{name}": b"{}" for name in more}
         files["recipe.yaml"] = (recipe if isinstance(recipe, str) else yaml.safe_dump(recipe)).encode()
-        files |= {"metrics.jsonl": metrics.encode(), "card.json": json.dumps(card).encode()}
+        files |= {"metrics.jsonl": metrics.encode(errors="surrogateescape"), "card.json": json.dumps(card).encode()}
         hub.api().create_repo(REPO)
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
         hub.api().create_commit(REPO, operations, commit_message="Training in progress, step 2")
@@ -141,6 +145,7 @@ def renamed(name: str) -> dict:
 
 ENTRY = {"size": 2, "sha256": "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"}  # of {}
 SIZE = {"size": 2}
+LONG = b'{"weight":{"dtype":"F32","shape":[1000000000],"data_offsets":[0,4000000000]}}'
 BAD = {
     "empty manifest": ({"tampered": lambda files: {}}, "lists no file"),
     "manifest that is a list": ({"tampered": list}, "lists no file"),
@@ -167,6 +172,29 @@ BAD = {
         {"config": {**CONFIG, "student_config": {"encoder_config": {"auto_map": {"AutoModel": "a/b--c.D"}}}}},
         "asks for code",
     ),
+    **{
+        f"code by {key}": ({"config": {**CONFIG, "student_config": {"encoder_config": {key: value}}}}, "asks for code")
+        for key, value in {
+            "custom_pipelines": {"x": {"impl": "a.B"}},
+            "attn_implementation": "mallory/kernel:f",
+            "_attn_implementation": {"": "flash|mallory/kernel"},
+            "experts_implementation": "mallory/kernel@main",
+        }.items()
+    },
+    "base of an adapter": ({"more": ["adapter_config.json"]}, "'adapter_config.json' is not a checkpoint file"),
+    "header beyond its file": (
+        {"tensors": (2**40).to_bytes(8, "little") + b"{}"},
+        "model.safetensors is not readable",
+    ),
+    "tensor beyond its file": (
+        {"tensors": len(LONG).to_bytes(8, "little") + LONG + bytes(4)},
+        "model.safetensors is not readable",
+    ),
+    "no tensors": ({"tensors": b""}, "model.safetensors is not readable"),
+    "recipe of a wrong tag": ({"recipe": "split: !!timestamp x"}, "recipe.yaml is not readable"),
+    "recipe of an empty number": ({"recipe": "split: !!int ''"}, "recipe.yaml is not readable"),
+    "recipe with a key twice": ({"recipe": "split: a\nsplit: b"}, "recipe.yaml is not readable"),
+    "metrics that are no text": ({"metrics": "\udcff"}, "metrics.jsonl is not readable"),
     "state without a step": ({"state": {"epoch": 1.0}}, "global_step in its trainer_state.json is None"),
     "no arguments": ({"arguments": None}, "it has no training_args.json"),
     "arguments that are no mapping": ({"arguments": "[]"}, "training_args.json is not readable"),
@@ -195,6 +223,17 @@ def test_what_is_no_run_is_refused_in_a_sentence(pushed_run, tmp_path, name):
     with pytest.raises(ValueError, match=said) as error:
         pull_run(REPO, tmp_path / "runs" / "mine")
     assert "\n" not in str(error.value)
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "metrics.jsonl", "card.json", "identity.json", "checkpoint-7"])
+def test_nothing_of_another_run_is_replaced(pushed_run, tmp_path, name):
+    pushed_run()
+    (tmp_path / "mine" / "checkpoint-8.partial").mkdir(parents=True)
+    (tmp_path / "mine" / name).symlink_to(tmp_path / "nowhere")
+    before = everything(tmp_path)
+    with pytest.raises(ValueError, match=f"mine holds {name}: choose another --output_dir"):
+        pull_run(REPO, tmp_path / "mine")
     assert everything(tmp_path) == before
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -31,12 +31,16 @@ def load_state(path: str | Path) -> Any:
     Raises:
         ValueError: the file is no such state.
     """
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        if _KEY not in metadata:
-            raise ValueError(f"{path} holds no training state of this package.")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-    return _from_tree(json.loads(metadata[_KEY]), tensors)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if _KEY not in metadata:
+                raise ValueError(f"its header has no {_KEY!r}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+        return _from_tree(json.loads(metadata[_KEY]), tensors)
+    except (SafetensorError, ValueError, TypeError, LookupError, RuntimeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} holds no training state of this package ({reason}).") from error
 
 
 def _to_tree(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -60,7 +60,9 @@ def main(arguments: list[str] | None = None) -> Path:
     given = {"threshold": args.threshold, "top_k": args.top_k}
     given = {name: value for name, value in given.items() if value is not None}
     predictor = load_pipeline(args.model, args.model_revision, best_device())
-    task, label2id = predictor.task, predictor.model.config.label2id
+    task = predictor.task
+    # Its own `label2id` may be absent.
+    label2id = {label: number for number, label in predictor.model.config.id2label.items()}
     for name, wanted in (("threshold", "object-detection"), ("top_k", "image-classification")):
         if name in given and task != wanted:
             raise ValueError(f"{name} is for {wanted}, but {args.model!r} is for {task}: leave --{name} out.")

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from ..checkpoints.run_files import RECIPE_FILE
+from ..checkpoints.yaml_text import load_yaml
 from ..methods.base.settings import Settings
 from ..students.import_path import is_import_path
 from .parser import ALLOW_CODE, settings_parser
@@ -193,10 +194,9 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     """The mapping of a recipe, a file or one that the package brings; plain YAML values only."""
     path = recipe_file(path)
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"recipe {path} is not readable as YAML: {reason}.") from error
+        values = load_yaml(path.read_text(encoding="utf-8")) or {}
+    except ValueError as error:
+        raise ValueError(f"recipe {path} is not readable as YAML: {error}.") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ValueError(f"recipe {path} must map settings to values, one `key: value` a line.")
     return values

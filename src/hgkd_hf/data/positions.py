@@ -35,7 +35,7 @@ class Piece:
 
     def __post_init__(self) -> None:
         values = [self.epoch, self.start, self.stop, self.step, self.parts, self.row]
-        if not all(type(value) is int and 0 <= value < 2**53 for value in values) or not (self.step and self.parts):
+        if not all(map(_is_count, values)) or not (self.step and self.parts):
             raise ValueError(f"{self} is no piece of a stream.")
 
     def after_first(self) -> Piece:
@@ -73,6 +73,9 @@ class Position:
             ValueError: it is not.
         """
         pieces = [*self.pieces, *(piece for window in self.windows for piece in window.pieces)]
+        numbers = [self.epoch, *(number for window in self.windows for number in (window.rows, window.given))]
+        if not all(map(_is_count, numbers)):
+            raise ValueError(f"{numbers} are not all whole numbers.")
         if any(piece.stop > shards * piece.parts for piece in pieces):
             raise ValueError(f"there are only {shards} shards.")
         if not all(0 <= window.given < window.rows <= _MOST_ROWS for window in self.windows):
@@ -90,7 +93,11 @@ class Position:
             KeyError, TypeError, ValueError: it is no position.
         """
         windows = [Window(_pieces(entry["pieces"]), entry["rows"], entry["given"]) for entry in values["windows"]]
-        return cls(int(values["epoch"]), _pieces(values["pieces"]), tuple(windows))
+        return cls(values["epoch"], _pieces(values["pieces"]), tuple(windows))
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**53
 
 
 def _pieces(entries: list[dict[str, int]]) -> tuple[Piece, ...]:

@@ -241,7 +241,7 @@ class EndlessStream(torch.utils.data.IterableDataset):
             turns = [int(state["turn"]) for state in states]
             for position in itertools.chain.from_iterable(readers):
                 position.check(stream.num_shards)
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"the checkpoint does not say where the stream was ({error!r}).") from error
         if [len(entries) for entries in readers] == [len(own)] * world_size:
             own, turn = readers[rank], turns[rank] % len(own)

@@ -14,16 +14,24 @@ from huggingface_hub import get_token
 HIDDEN = "<hidden>"
 _SECRET = r"(?:token|secret|password|passwd|(?:api|access|private)_?key|credentials?)"
 _SECRET_VARIABLE = re.compile(_SECRET, re.IGNORECASE)
-_SECRET_KEY = re.compile(rf"(.*_)?{_SECRET}", re.IGNORECASE)
-_SECRET_FLAG = re.compile(rf"(--(?:\w+_)?{_SECRET}(?:=| +))(?:'[^']*'|[^\s']+)", re.IGNORECASE)
+_SECRET_KEY = re.compile(rf"(.*[_-])?{_SECRET}", re.IGNORECASE)
+# `--hub_token x`, `HF_TOKEN=x`, and in a URL `?api_key=x` or the signature of a signed one.
+_SECRET_VALUE = re.compile(
+    rf"(--(?:[\w-]+[_-])?{_SECRET} +|(?<![\w-])-{{0,2}}(?:[\w-]+[_-])?{_SECRET}=|[?&](?:[\w-]+-)?sig(?:nature)?=)"
+    r"(?:'[^']*'|\"[^\"]*\"|[^\s'\"&]+)",
+    re.IGNORECASE,
+)
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 _PART = r"[^\s/\\'\"`()\[\]{},;:|<>]+"
-# How paths begin that have a meaning on this machine alone: `~/`, `~me/`, `../`, `C:\`, `C:/`, `\\host\`, `file:///`.
-_BEGIN = r"(?:~\w*/|\.\./|[A-Za-z]:[\\/]|\\\\|file:/+)"
+# How paths begin that have a meaning on this machine alone: `~/`, `~me/`, `../`, `C:\`, `C:/`, `\\host\`, `\\?\C:\`,
+# `file:///`, `file:///C:/`.
+_BEGIN = r"(?:~\w*/|(?:\./)?\.\./|(?:(?i:file):/+|\\\\\?\\)?[A-Za-z]:[\\/]|\\\\|(?i:file):/+)"
 # Such a path, or `/a/b`; not the inside of a word, a Hub id or a URL.
-_PATH = re.compile(rf"(?<![\w/:.~\\-])(?:/{_PART}(?:/{_PART})+|{_BEGIN}(?:{_PART}[\\/]+)*(?:{_PART})?)/?")
+_PATH = re.compile(
+    rf"(?<![\w/.~\\-])(?:(?:/|(?<!:)//+){_PART}(?:/+{_PART})+|{_BEGIN}(?:{_PART}[\\/]+)*(?:{_PART})?)/?"
+)
 _QUOTED = re.compile(rf"(['\"])((?:[\w-]+=)?)((?:{_BEGIN}|/).*?)\1")  # in quotes it may have spaces
-_LOGIN = re.compile(r"(\w://)[^\s/@'\"]+@")
+_LOGIN = re.compile(r"(\w://)[^\s/?#'\"]+@")  # up to the last @: a password may have one
 
 
 def secrets() -> set[str]:
@@ -42,7 +50,7 @@ def public(value: Any, paths: Iterable[str] = ()) -> Any:
     """
     if isinstance(value, dict):
         return {
-            str(key): HIDDEN if isinstance(item, str) and _SECRET_KEY.fullmatch(str(key)) else public(item, paths)
+            public(str(key), paths): HIDDEN if _is_secret(key, item) else public(item, paths)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
@@ -52,12 +60,27 @@ def public(value: Any, paths: Iterable[str] = ()) -> Any:
     text = _text(value)
     for secret in sorted(secrets(), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
-    text = _LOGIN.sub(r"\1", _SECRET_FLAG.sub(rf"\1{HIDDEN}", _HUB_TOKEN.sub(HIDDEN, text)))
+    text = _LOGIN.sub(r"\1", _SECRET_VALUE.sub(rf"\1{HIDDEN}", _HUB_TOKEN.sub(HIDDEN, text)))
     known = [_text(path).rstrip("/\\") for path in paths if is_local_path(path)]
     for path in sorted({*known, *([text] if os.path.exists(text) else [])}, key=len, reverse=True):
-        text = text.replace(path, last_part(path)) if path else text
+        text = text.replace(path, "~" if path.rstrip("/\\") == _home() else last_part(path)) if path else text
+    text = _without_home(text)
     text = _QUOTED.sub(lambda found: f"{found[1]}{found[2]}{last_part(found[3])}{found[1]}", text)
     return _PATH.sub(lambda found: last_part(found[0]), text)
+
+
+def _is_secret(key: Any, value: Any) -> bool:
+    return isinstance(value, str | bytes | list | tuple) and _SECRET_KEY.fullmatch(str(key)) is not None
+
+
+def _home() -> str:
+    return os.path.expanduser("~").rstrip("/\\")
+
+
+def _without_home(text: str) -> str:
+    """With `~` for the user's home, whose last part is most often the user's name, and may have spaces."""
+    home = _home()
+    return re.sub(rf"(?<![\w/.~\\-]){re.escape(home)}(?![^/\\\s'\"`,;:)\]])", "~", text) if home else text
 
 
 def public_command(words: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from huggingface_hub.errors import (
 )
 
 from ..checkpoints.folders import ARGUMENTS_FILE, remove_partial
+from ..checkpoints.identity import FILE as IDENTITY_FILE
 from ..checkpoints.run_files import METRICS_FILE, RECIPE_FILE
 from ..checkpoints.whole_folders import PARTIAL, complete_folder
 from . import readme
@@ -57,19 +59,20 @@ def pull_run(repo_id: str, run: str | Path, revision: str | None = None, token: 
 
     Args:
         repo_id: `user/name`.
-        run: the run's new folder; must not hold checkpoints.
+        run: the run's new folder; must not hold a run, or a part of one.
         revision: branch, tag or commit; the files are all of one commit.
         token: of the Hub.
 
     Raises:
         ValueError: there is no such repository or revision, no whole checkpoint in it, something in it that a run does
-            not have, or a checkpoint in `run` already.
+            not have, or a run in `run` already.
         ConnectionError: the Hub cannot be reached; what arrived is kept.
     """
     run = Path(run)
+    mine = [*run.glob("checkpoint-*[0-9]"), *(run / name for name in (*RUN_FILES, IDENTITY_FILE))]
+    if found := [path.name for path in sorted(mine) if os.path.lexists(path)]:
+        raise ValueError(f"{run} holds {found[0]}: choose another --output_dir.")
     remove_partial(run)
-    if any(run.glob("checkpoint-*")):
-        raise ValueError(f"{run} holds {min(run.glob('checkpoint-*')).name}: choose another --output_dir.")
     info = _reach(repo_id, revision, lambda: HfApi(token=token).model_info(repo_id, revision=revision))
     names = {sibling.rfilename for sibling in info.siblings or []}
     listed = {name.removeprefix(f"{LAST_CHECKPOINT}/") for name in names if name.startswith(f"{LAST_CHECKPOINT}/")}

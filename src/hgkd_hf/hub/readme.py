@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from ..checkpoints.yaml_text import load_yaml
+
 BEGIN = "<!-- hgkd_hf: begin. What is between these two lines is rewritten; write above or below them. -->"
 END = "<!-- hgkd_hf: end -->"
 # From a line that begins our part to the first line that ends it. Without its end, a part is text like any other, so
@@ -79,9 +81,9 @@ def split(readme: str) -> tuple[dict[str, Any], str]:
     if not found:
         return {}, readme
     try:
-        metadata = yaml.safe_load(found["yaml"]) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"the metadata of the README is not valid YAML: {' '.join(str(error).split())}") from error
+        metadata = load_yaml(found["yaml"]) or {}
+    except ValueError as error:
+        raise ValueError(f"the metadata of the README is not valid YAML: {error}") from error
     if not isinstance(metadata, dict):
         raise ValueError("the metadata of the README is not a YAML mapping.")
     return metadata, readme[found.end() :]

@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
+from ..checkpoints.yaml_text import load_yaml
 from ..methods.base.method import Method
 from ..methods.registry import METHODS
 from ..students.presets import PRESETS
@@ -33,9 +34,9 @@ logging_strategy logging_steps logging_first_step save_strategy save_steps save_
 """
 # Of the settings that all methods have.
 METHOD_SETTINGS = """
-method dataset dataset_config dataset_revision split image_column label_column streaming max_samples
-teacher teacher_revision teacher_layers teacher_image_size teacher_dtype teacher_cache student student_pretrained
-student_revision image_size crop_scale flip_probability knn_split knn_bank_samples knn_query_samples
+method dataset dataset_config dataset_revision split image_column label_column streaming shuffle_buffer
+max_samples teacher teacher_revision teacher_layers teacher_image_size teacher_dtype teacher_cache student
+student_pretrained student_revision image_size crop_scale flip_probability knn_split knn_bank_samples knn_query_samples
 """
 # What one command is to do, and what it may open: neither published nor taken.
 COMMAND_SETTINGS = ("resume", "dry_run", "allow_remote_images", "teacher_head")
@@ -105,7 +106,7 @@ def _load_yaml(text: str) -> Any:
     """YAML without aliases, by which a few lines would stand for any amount of data."""
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         raise ValueError("aliases")
-    return yaml.safe_load(text)
+    return load_yaml(text)
 
 
 def _is_source(key: str, value: Any) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
+from safetensors import SafetensorError, safe_open
 from transformers import TrainerState
 
 from ..checkpoints.whole_folders import MANIFEST, fault
@@ -21,6 +22,9 @@ from .student_card import BEFORE, METRICS, STUDENT
 
 # The only files of a checkpoint: no code, no pickle.
 _FILE = re.compile(r"(?:\w[\w.-]{0,99}/){0,4}\w[\w.-]{0,99}\.(?:json|safetensors)", re.ASCII)
+_ELSEWHERE = "adapter_config.json"  # by which transformers loads the weights of another repository
+# Keys of a configuration by which transformers fetches and runs code, and such whose value may name a kernel to fetch.
+_CODE, _KERNELS = ("auto_map", "custom_pipelines"), ("attn_implementation", "experts_implementation")
 WORD = re.compile(r"\w[\w .:%+\[\]-]{0,99}")
 _LARGEST = 2**63  # a stream's number of epochs is just below
 
@@ -35,7 +39,7 @@ def check_names(listed: set[str]) -> None:
         ValueError: there is one.
     """
     for name in sorted(listed):
-        if not _FILE.fullmatch(name):
+        if not _FILE.fullmatch(name) or name.endswith(_ELSEWHERE):
             raise ValueError(f"{shown(name)} is not a checkpoint file")
 
 
@@ -65,13 +69,23 @@ def checked_files(listed: set[str], checkpoint: Path) -> list[str]:
     for name in files:
         if name.endswith(".json"):
             _check_config(checkpoint / name, files)
+        else:
+            _check_tensors(checkpoint / name)
     return list(files)
+
+
+def _check_tensors(path: Path) -> None:
+    try:
+        with safe_open(path, framework="pt"):  # reads the header, and compares it with the file's size
+            pass
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is not readable: {error}") from None
 
 
 def _check_config(path: Path, files: dict[str, Any]) -> None:
     content = read(path)
-    if _has_key(content, "auto_map"):
-        raise ValueError(f"{path.name} asks for code of a repository (auto_map)")
+    if (key := _code_key(content)) is not None:
+        raise ValueError(f"{path.name} asks for code of a repository ({key})")
     if path.name.endswith(".index.json"):
         shards = content.get("weight_map")
         for shard in shards.values() if isinstance(shards, dict) else [None]:
@@ -79,10 +93,14 @@ def _check_config(path: Path, files: dict[str, Any]) -> None:
                 raise ValueError(f"{path.name} names {shown(shard)}, which its {MANIFEST} does not list")
 
 
-def _has_key(value: Any, key: str) -> bool:
+def _code_key(value: Any) -> str | None:
+    """The first key, at any depth, by which code would be fetched."""
     if isinstance(value, dict):
-        return key in value or any(_has_key(item, key) for item in value.values())
-    return isinstance(value, list) and any(_has_key(item, key) for item in value)
+        for key, item in value.items():
+            if key in _CODE or (key.lstrip("_") in _KERNELS and "/" in json.dumps(item)):
+                return key
+    entries = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((found for entry in entries if (found := _code_key(entry)) is not None), None)
 
 
 def checked_state(path: Path) -> TrainerState:
@@ -112,7 +130,11 @@ def checked_metrics(path: Path) -> str:
     Raises:
         ValueError: a line holds none, or has no step.
     """
-    entries = [numbers(_parsed(line, json.loads, path), path) for line in path.read_text("utf-8").splitlines()]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"its {path.name} is not readable") from None
+    entries = [numbers(_parsed(line, json.loads, path), path) for line in lines]
     if not all(_is_count(entry.get("step")) for entry in entries):
         raise ValueError(f"a line of {path.name} has no step")
     return "".join(json.dumps(entry) + "\n" for entry in entries)
