@@ -104,7 +104,7 @@ def resumed(args: argparse.Namespace, save: Save) -> None:
     from transformers import ViTConfig, ViTModel
 
     sys.path.insert(0, str(REPOSITORY / "examples"))
-    from quickstart import IMAGE_SIZE, STUDENT, write_digits
+    from digits import STUDENT, write_digits
 
     folder, steps = args.output_dir / "resume", 4 if args.small else 200
     shutil.rmtree(folder, ignore_errors=True)
@@ -116,9 +116,9 @@ def resumed(args: argparse.Namespace, save: Save) -> None:
         "dataset": folder / "digits",
         "teacher": folder / "teacher",
         "teacher_image_size": 32,
-        "student": json.dumps(STUDENT),
+        "student": STUDENT.to_json_string(),
         "decoder_width": 64,
-        "image_size": IMAGE_SIZE,
+        "image_size": 64,
         "mask_ratio": MASK_RATIO,
         "max_steps": steps,
         "save_steps": steps // 2,

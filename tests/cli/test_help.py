@@ -101,7 +101,7 @@ def test_overview_lists_every_command(capsys):
 def test_wrong_command_names_the_nearest():
     with pytest.raises(SystemExit, match="there is no command 'distil': did you mean distill"):
         main(["distil"])
-    with pytest.raises(SystemExit, match="there is no command 'zzz': choose one of distill"):
+    with pytest.raises(SystemExit, match="there is no command 'zzz': choose one of quickstart, distill"):
         main(["zzz"])
 
 

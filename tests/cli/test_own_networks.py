@@ -92,7 +92,7 @@ def test_a_recipe_from_the_hub_names_no_code(tmp_path):
     path.write_text(f"method: hgkd\nstudent: {PATH}\n")
     taken, left_out = checked_recipe(path)
     assert "student" not in taken
-    assert "is no Hub id" in left_out["student"]
+    assert "is not a Hub id" in left_out["student"]
 
 
 def test_arguments_and_layers_as_json(world):

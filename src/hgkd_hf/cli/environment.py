@@ -70,8 +70,8 @@ def accelerators() -> list[str]:
 
 
 def is_there(backend: str) -> bool:
-    """Whether a sparse backend can be used; only that of a package of its own can be missing."""
-    return backend != "spconv" or importlib.util.find_spec("spconv") is not None
+    """Whether a sparse backend can be used; only those named for a package of their own can be missing."""
+    return backend not in ("spconv", "triton") or importlib.util.find_spec(backend) is not None
 
 
 if __name__ == "__main__":

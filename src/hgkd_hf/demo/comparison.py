@@ -108,7 +108,7 @@ class Comparison:
 
 
 def _points(difference: float) -> str:
-    """A difference of shares in words."""
+    """A difference of shares as text."""
     return f"{abs(100 * difference):.1f} points {'more' if difference >= 0 else 'less'}"
 
 

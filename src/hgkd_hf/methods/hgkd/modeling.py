@@ -226,8 +226,11 @@ class HGKDForPreTraining(Distiller):
         seen = pixel_values
         if self.training and self.progress < config.low_resolution_share:
             seen = F.interpolate(seen, config.low_resolution, mode="bilinear", antialias=True)
-        visible = num_visible_cells(config.cell_grid, config.mask_ratio) if self.training and masked else None
-        mask = bool_masked_pos if masked else None
+        mask, visible = bool_masked_pos if masked else None, None
+        if masked and self.training:  # the count is known, so that no accelerator is asked for it
+            visible = num_visible_cells(config.cell_grid, config.mask_ratio)
+            if mask.device.type == "cpu" and set((~mask).sum((1, 2)).tolist()) != {visible}:
+                visible = None  # a mask of the caller's own
         decoded = self.student(seen, mask, visible_per_image=visible).last_hidden_state
 
         loss, terms = 0.0, {}
