@@ -24,7 +24,9 @@ def trained(hgkd, run: Path, **settings) -> None:
         Image.fromarray(np.full((64, 64, 3), 30 * index, np.uint8)).save(path)
     source = load_images(run.parent / "images")
     transform = ImageTransform(64, train=True)
-    data = DistillationDataset(source, transform, seed=0, cell_grid=hgkd.config.cell_grid, mask_ratio=0.5)
+    data = DistillationDataset(
+        source, transform, seed=0, cell_grid=hgkd.config.cell_grid, mask_ratio=hgkd.config.mask_ratio
+    )
     labelled = EvaluationDataset(source, ImageTransform(64, train=False))
     settings |= {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "no", "logging_steps": 1, "max_steps": 2}
     arguments = DistillationArguments(run, per_device_train_batch_size=4, **settings)
