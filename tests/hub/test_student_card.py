@@ -1,5 +1,6 @@
 """The card of a student: what it tells, and that nothing in it can break it."""
 
+import ast
 import json
 import re
 from dataclasses import dataclass, field
@@ -357,3 +358,22 @@ def test_a_path_that_is_no_text(card, tmp_path):
     card.save(tmp_path / "card.json")
     assert StudentCard.load(tmp_path / "card.json").settings["dataset"] == "?-sets"
     assert "?-sets" in card.render()
+
+
+@pytest.mark.parametrize("name", ["k", "class", "", "x), print('run'), f(y", "a\nimport os\nb", "```\nrm ~\n```"])
+def test_arguments_of_a_network_are_no_code(name):
+    card = StudentCard(network={"factory": "a.b:f.g", "arguments": {name: "v'\n", "z": 1}})
+    call = ast.parse(card.network_code).body[2].value
+    assert (call.func.value.id, call.func.attr, call.args) == ("f", "g", [])
+    given = {}
+    for keyword in call.keywords:
+        value = ast.literal_eval(keyword.value)
+        given |= value if keyword.arg is None else {keyword.arg: value}
+    assert given == {name: "v'\n", "z": 1}
+
+
+@pytest.mark.parametrize("factory", [None, "", "f", "a:f(1)", "a\nimport os:f", "a:f\n```", "os;x:f", 3])
+def test_a_card_whose_network_is_no_function_is_refused(tmp_path, factory):
+    (tmp_path / "card.json").write_text(json.dumps({"network": {"factory": factory, "arguments": {}}}))
+    with pytest.raises(ValueError, match="not a model card's data: its network's factory .* not an import"):
+        StudentCard.load(tmp_path / "card.json")

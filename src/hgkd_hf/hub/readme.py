@@ -23,16 +23,24 @@ _FRONT_MATTER = re.compile(
 )
 
 
+# Control characters but tabs and ends of lines, and those that turn the direction in which text is shown.
+_UNSEEN = re.compile("[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def _line(text: Any) -> str:
+    return _UNSEEN.sub("", " ".join(str(text).split()))
+
+
 def escape(text: Any) -> str:
     """Text for a line or table cell of Markdown, in which nothing is markup, neither Markdown's nor HTML's."""
-    line = " ".join(str(text).split())
+    line = _line(text)
     line = re.sub(r"([\\`*_\[\]|~$])", r"\\\1", html.escape(line, quote=False))
     return re.sub(r"^(\d+(?=[.)]\s)|(?=[-+=#]))", r"\1\\", line)
 
 
 def code(text: Any) -> str:
     """Text as inline code (not for tables, where a pipe would end the cell)."""
-    line = " ".join(str(text).split())
+    line = _line(text)
     ticks = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if line.startswith("`") or line.endswith("`") else ""
     return f"{ticks}{pad}{line}{pad}{ticks}" if line else ""
@@ -40,6 +48,7 @@ def code(text: Any) -> str:
 
 def block(text: str, language: str = "") -> str:
     """Text as a fenced block that it cannot end."""
+    text = _UNSEEN.sub("", text)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..methods.base.settings import Settings
+from ..students.import_path import is_import_path
 from . import readme
 from .evaluation_results import eval_result, result_files
 from .papers import METHOD_NOTES, MethodNote
@@ -150,7 +152,7 @@ class StudentCard:
         """Read what `to_dict` gave.
 
         Raises:
-            ValueError: a key is no field of a card.
+            ValueError: a key is no field of a card, or its network is not built by a function.
         """
         unknown = set(data) - {item.name for item in fields(cls)}
         if unknown:
@@ -160,6 +162,8 @@ class StudentCard:
             if data.get(name):
                 source = dict(data[name])
                 data[name] = Source(**{**source, "license": source.get("license") and License(**source["license"])})
+        if "network" in data and not is_import_path(str(data["network"].get("factory"))):
+            raise ValueError(f"its network's factory {data['network'].get('factory')!r} is not an import path.")
         if data.get("license"):
             data["license"] = License(**data["license"])
         return cls(**data)
@@ -197,7 +201,10 @@ class StudentCard:
     def network_code(self) -> str:
         """What loads the weights into the network of `network`, without this package."""
         module, _, name = self.network["factory"].partition(":")
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self.network["arguments"].items())
+        arguments = ", ".join(
+            f"{key}={value!r}" if key.isidentifier() and not iskeyword(key) else f"**{{{key!r}: {value!r}}}"
+            for key, value in self.network["arguments"].items()
+        )
         return (
             f"from {module} import {name.partition('.')[0]}\n"
             "from safetensors.torch import load_file\n\n"
