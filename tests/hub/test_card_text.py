@@ -43,12 +43,18 @@ OURS = readme.compose({"library_name": "transformers", "tags": ["hgkd"], "metric
 OLD = readme.compose({"library_name": "timm", "tags": ["old"], "license": "mit"}, "# Old")
 
 
-@pytest.mark.parametrize("text", ["a\x1b[2Jb", "a\x00b", "a\u202eb\u2066", "a\x7f\x9bb", "a\tb", "a\r\nb"], ids=ascii)
+@pytest.mark.parametrize(
+    "text", ["a\x1b[2Jb", "a\x00b", "a\u202eb\u2066", "a\x7f\x9bb", "a\tb", "a\r\nb", "a\vb"], ids=ascii
+)
 def test_nothing_unseen_is_written(text: str):
     for written in (readme.escape(text), readme.code(text), readme.block(text)):
         assert all(character.isprintable() or character in "\n\t" for character in written)
         assert "a" in written
         assert "b" in written
+
+
+def test_tabs_of_a_block_are_kept():
+    assert readme.block("a\tb") == "```\na\tb\n```"
 
 
 def test_merge_renews_our_part_and_keeps_the_rest():

@@ -24,7 +24,7 @@ _FRONT_MATTER = re.compile(
 
 
 # Control characters but tabs and ends of lines, and those that turn the direction in which text is shown.
-_UNSEEN = re.compile("[\\x00-\\x09\\x0b-\\x1f\\x7f-\\x9f\u202a-\u202e\u2066-\u2069]")
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def _line(text: Any) -> str:
