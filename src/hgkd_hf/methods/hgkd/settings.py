@@ -40,7 +40,7 @@ class HGKDSettings(MethodSettings):
     )
     low_resolution_share: float | None = setting(
         None,
-        "Share of the steps, the first, in which crops have 2/3 of their size; default: 0.8, with a mask 0.",
+        "Share of the steps, the first, in which crops have 2/3 of their size; default: 0.5, with a mask 0.",
         before=0.0,
         minimum=0,
         below=1,
@@ -66,7 +66,7 @@ class HGKDSettings(MethodSettings):
         if self.mask_ratio is None:
             self.mask_ratio = 0.6 if self.pixel_weight else 0.0
         if self.low_resolution_share is None:
-            self.low_resolution_share = 0.0 if self.mask_ratio or self.pixel_weight else 0.8
+            self.low_resolution_share = 0.0 if self.mask_ratio or self.pixel_weight else 0.5
 
     def check(self) -> None:
         """Also refuse terms that cannot be computed."""
