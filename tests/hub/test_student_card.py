@@ -266,7 +266,7 @@ def test_defaults_that_depend_on_other_settings():
     assert (card.settings["mask_ratio"], card.settings["low_resolution_share"]) == (0.6, 0.0)
     assert card.changed == ["dataset", "decoder", "pixel_weight"]
     card = StudentCard()
-    card.add_settings(HGKDMethod(dataset="dots", low_resolution_share=0.5))
+    card.add_settings(HGKDMethod(dataset="dots", low_resolution_share=0.3))
     assert card.settings["mask_ratio"] == 0.0
     assert card.changed == ["dataset", "low_resolution_share"]
 
