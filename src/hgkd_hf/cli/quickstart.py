@@ -155,6 +155,10 @@ def conclude(out: Path, seconds: dict[str, float], start: float, facts: dict[str
     results = facts | comparison.to_dict()
     write_whole(out / RESULTS_FILE, json.dumps(results, indent=2) + "\n")
     show(f"\n{comparison.table()}\n\n{fill(comparison.reading(), 110)}\n")
+    if facts["short"]:
+        show(
+            f"With --short, {SHORT_STEPS:.0%} of the steps: that all parts work is shown, and nothing by the figures."
+        )
     show(f"report: {out / REPORT_FILE}; all figures: {out / RESULTS_FILE}; log: {out / LOG_FILE}")
     show(f"student, for AutoModel.from_pretrained: {runs[HGKD] / 'student'}; {facts['seconds']} s in all")
     return results
