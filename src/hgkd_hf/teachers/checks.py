@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def check_input(teacher_input: str, config: PreTrainedConfig, name: str) -> None:
@@ -54,6 +54,15 @@ def check_config(config: PreTrainedConfig, name: str) -> None:
     check_channels(getattr(config, "vision_config", config), name)
     if not is_vit(config):
         raise ValueError(not_a_vit(config, name))
+
+
+def check_whole(model: PreTrainedModel, missing: Iterable[str], name: str) -> None:
+    """Refuse a model of which a checkpoint lacks the weights `missing`: they would be random."""
+    if missing := sorted(missing):
+        raise ValueError(
+            f"the teacher {name!r} would be partly random: its checkpoint lacks {len(missing)} weights of "
+            f"{type(model).__name__} (first: {missing[0]}); choose a checkpoint that holds the whole model."
+        )
 
 
 def check_image_size(image_size: int | Sequence[int] | None, patch_size: int) -> tuple[int, int]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -16,6 +15,7 @@ from transformers.utils import ModelOutput
 from ..students.classifier_layers import logits_and_maps, student_layers
 from .checkpoint import image_statistics, load_weights, resolve_revision
 from .checks import check_channels
+from .frozen import FrozenTeacher
 
 
 @dataclass
@@ -33,7 +33,7 @@ class ClassifierTeacherOutput(ModelOutput):
     class_token: Tensor | None = None
 
 
-class ClassifierTeacher(nn.Module):
+class ClassifierTeacher(FrozenTeacher):
     """A frozen stock image classifier, CNN or plain ViT, with its own normalisation; stays in eval mode.
 
     Beside `PatchTeacher`, which takes any ViT, this one has labels, and may be a CNN.
@@ -64,9 +64,7 @@ class ClassifierTeacher(nn.Module):
         name_or_path: str | None = None,
         revision: str | None = None,
     ):
-        super().__init__()
-        self.name_or_path, self.revision = name_or_path, revision
-        self.model = model.requires_grad_(False).eval()
+        super().__init__(model, image_mean, image_std, name_or_path, revision)
         known = student_layers(model.config)
         wrong = [layer for layer in layers if layer not in known]
         if wrong or not layers:
@@ -75,15 +73,12 @@ class ClassifierTeacher(nn.Module):
                 f"{wrong[0] if wrong else tuple(layers)}."
             )
         self.layers, self._layers = tuple(layers), [known[layer] for layer in (*layers, -1)]
-        self.num_labels, self.teacher_input = model.config.num_labels, "full"
+        self.num_labels = model.config.num_labels
         self.class_names = tuple(model.config.id2label[number] for number in range(self.num_labels))
         self._answers: list[int] | None = None  # which of the model's classes; None: all
         self.hidden_sizes = tuple(known[layer].channels for layer in layers)
         size = image_size or getattr(model.config, "image_size", None)
         self.image_size = (size, size) if isinstance(size, int) else size and tuple(size)
-        for key, values in (("image_mean", image_mean), ("image_std", image_std)):
-            statistics = torch.tensor(values, dtype=torch.float32, device=model.device).view(1, 3, 1, 1)
-            self.register_buffer(key, statistics, persistent=False)
         base = {id(module) for module in model.base_model.modules()}
         self._heads = [m for m in model.modules() if isinstance(m, nn.Linear) and id(m) not in base]
         self.classifies_regions = self._probe()
@@ -123,14 +118,6 @@ class ClassifierTeacher(nn.Module):
         """Answer in these of `class_names`, in this order: their logits, whose softmax leaves out the others."""
         self._answers, self.num_labels = list(numbers), len(numbers)
 
-    def num_parameters(self) -> int:
-        """Number of weights."""
-        return self.model.num_parameters()
-
-    def train(self, mode: bool = True) -> ClassifierTeacher:
-        """Stay in eval mode."""
-        return super().train(False)
-
     @torch.no_grad()
     def forward(self, images: Tensor, bool_masked_pos: Tensor | None = None) -> ClassifierTeacherOutput:
         """Classify images (B, 3, H, W), RGB in [0, 1], resized if need be; no mask is heeded."""
@@ -139,11 +126,7 @@ class ClassifierTeacher(nn.Module):
 
     def _run(self, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Logits, and the maps of `layers` and, last, the one that the classifier pools."""
-        images = images.float()
-        if self.image_size is not None and tuple(images.shape[-2:]) != self.image_size:
-            images = F.interpolate(images, self.image_size, mode="bicubic", antialias=True).clamp(0, 1)
-        pixel_values = ((images - self.image_mean) / self.image_std).to(self.model.dtype)
-        logits, maps = logits_and_maps(self.model, pixel_values, self._layers)
+        logits, maps = logits_and_maps(self.model, self.normalise(images, self.image_size), self._layers)
         return self._answer(logits.float()), tuple(m.float() for m in maps)
 
     @torch.no_grad()

@@ -6,21 +6,21 @@ import os
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..students.features import feature_scales, has_feature_scales
 from .checkpoint import image_statistics, load_weights, resolve_revision
-from .checks import check_channels, check_image_size, is_vit
+from .checks import check_channels, check_image_size, check_whole, is_vit
+from .frozen import FrozenTeacher
 from .named import teacher_source
 from .patch_teacher import PatchTeacherOutput
 
 FINAL_NORM = ("layernorm.", "layer_norm.", "pooler.")  # behind the maps: a checkpoint without a head may lack them
 
 
-class CNNTeacher(nn.Module):
+class CNNTeacher(FrozenTeacher):
     """A frozen CNN (ConvNeXt, DINOv3's ConvNeXt, ResNet, RegNet, ...) that returns maps of chosen scales; eval mode.
 
     What `PatchTeacher` is for vision transformers; a position of a map takes the place of a token.
@@ -53,9 +53,7 @@ class CNNTeacher(nn.Module):
         name_or_path: str | None = None,
         revision: str | None = None,
     ):
-        super().__init__()
-        self.name_or_path, self.revision, self.teacher_input = name_or_path, revision, "full"
-        self.model = model.base_model.requires_grad_(False).eval()
+        super().__init__(model.base_model, image_mean, image_std, name_or_path, revision)
         self.layers = tuple(layers or (-1,))
         self.patch_size = stride_of(model.config, self.layers, name_or_path or type(model).__name__)
         scales = feature_scales(model.config)
@@ -64,9 +62,6 @@ class CNNTeacher(nn.Module):
         size = image_size or getattr(model.config, "image_size", None)
         self.image_size = check_image_size(size, self.patch_size)
         self.grid = (self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size)
-        for key, values in (("image_mean", image_mean), ("image_std", image_std)):
-            statistics = torch.tensor(values, dtype=torch.float32, device=model.device).view(1, 3, 1, 1)
-            self.register_buffer(key, statistics, persistent=False)
 
     @classmethod
     def from_pretrained(
@@ -93,12 +88,7 @@ class CNNTeacher(nn.Module):
         check_channels(config, name)
         stride_of(config, layers or (-1,), name)
         model, loading = load_weights(AutoModel, name, dtype=dtype, **hub)
-        missing = sorted(key for key in loading["missing_keys"] if not key.startswith(FINAL_NORM))
-        if missing:
-            raise ValueError(
-                f"the teacher {name!r} would be partly random: its checkpoint lacks {len(missing)} weights of "
-                f"{type(model).__name__} (first: {missing[0]}); choose a checkpoint that holds the whole model."
-            )
+        check_whole(model, (key for key in loading["missing_keys"] if not key.startswith(FINAL_NORM)), name)
         mean, std = image_statistics(name, hub)
         return cls(model, layers, image_size, mean, std, name, revision)
 
@@ -118,21 +108,10 @@ class CNNTeacher(nn.Module):
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         return stride_of(config, layers, name)
 
-    def num_parameters(self) -> int:
-        """Number of weights."""
-        return self.model.num_parameters()
-
-    def train(self, mode: bool = True) -> CNNTeacher:
-        """Stay in eval mode."""
-        return super().train(False)
-
     @torch.no_grad()
     def forward(self, images: Tensor, bool_masked_pos: Tensor | None = None) -> PatchTeacherOutput:
         """Feature maps of images (B, 3, H, W), RGB in [0, 1], not normalised; resized if need be. No mask counts."""
-        images = images.float()
-        if tuple(images.shape[-2:]) != self.image_size:
-            images = F.interpolate(images, self.image_size, mode="bicubic", antialias=True).clamp(0, 1)
-        pixel_values = ((images - self.image_mean) / self.image_std).to(self.model.dtype)
+        pixel_values = self.normalise(images, self.image_size)
         states = self.model(pixel_values, output_hidden_states=True).hidden_states
         maps = tuple(states[index].float().contiguous() for index in self._states)
         return PatchTeacherOutput(maps, maps[-1].mean(dim=(2, 3)), None)

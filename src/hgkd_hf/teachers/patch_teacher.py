@@ -24,7 +24,8 @@ from transformers.utils import ModelOutput
 
 from ..sparse.masking import expand_mask
 from .checkpoint import image_statistics, load_weights, resolve_revision
-from .checks import check_config, check_image_size, check_input, check_layers, not_a_vit
+from .checks import check_config, check_image_size, check_input, check_layers, check_whole, not_a_vit
+from .frozen import FrozenTeacher
 from .named import teacher_source
 from .visible import drop_others, put_back, visible_tokens
 
@@ -45,7 +46,7 @@ class PatchTeacherOutput(ModelOutput):
     class_token: Tensor | None = None
 
 
-class PatchTeacher(nn.Module):
+class PatchTeacher(FrozenTeacher):
     """A frozen ViT that returns chosen layers' patch features on their grid.
 
     The teacher takes `model` over: it is frozen for good, put in eval mode, reduced to its vision encoder and to the
@@ -86,11 +87,9 @@ class PatchTeacher(nn.Module):
         name_or_path: str | None = None,
         revision: str | None = None,
     ):
-        super().__init__()
-        self.name_or_path, self.revision, self.teacher_input = name_or_path, revision, teacher_input
         name = name_or_path or type(model).__name__
         check_config(model.config, name)
-        self.config = config = getattr(model.config, "vision_config", model.config)
+        config = getattr(model.config, "vision_config", model.config)
         check_input(teacher_input, config, name)
         hierarchical = hasattr(config, "depths")
         if teacher_input == "masked" and config.model_type == "vit_mae":
@@ -103,7 +102,8 @@ class PatchTeacher(nn.Module):
             headless = MODEL_MAPPING.get(type(model.config), None) is type(model)
             model = model if headless else model.base_model
             model = getattr(model, "vision_model", model)  # of a dual encoder
-        self.model = model.requires_grad_(False).eval()
+        super().__init__(model, image_mean, image_std, name_or_path, revision, teacher_input)
+        self.config = config
 
         convolution = self._patch_convolution()
         if convolution is None:
@@ -122,10 +122,6 @@ class PatchTeacher(nn.Module):
         self._blocks = list(blocks)  # a plain list, because the modules are already registered under `model`
         if self._decoder is not None:
             self._resize_decoder_positions()
-
-        for key, values in (("image_mean", image_mean), ("image_std", image_std)):
-            statistics = torch.tensor(values, dtype=torch.float32, device=convolution.weight.device)
-            self.register_buffer(key, statistics.view(1, 3, 1, 1), persistent=False)
         self.hidden_sizes = tuple(feature_map.shape[1] for feature_map in self._probe(name))
 
     @classmethod
@@ -178,12 +174,8 @@ class PatchTeacher(nn.Module):
             arguments = {key: value for key, value in wanted.items() if key in accepted}
         model, loading = load_weights(loader, name, config=config, dtype=dtype, **arguments, **hub)
         # An absent mask token is initialised to zero, which is what stands for it; anything else would be random.
-        missing = sorted(key for key in loading["missing_keys"] if not key.endswith("embeddings.mask_token"))
-        if missing:
-            raise ValueError(
-                f"the teacher {name!r} would be partly random: its checkpoint lacks {len(missing)} weights of "
-                f"{type(model).__name__} (first: {missing[0]}); choose a checkpoint that holds the whole model."
-            )
+        missing = (key for key in loading["missing_keys"] if not key.endswith("embeddings.mask_token"))
+        check_whole(model, missing, name)
         mean, std = image_statistics(name, hub)
         return cls(model, layers, image_size, mean, std, teacher_input, name, revision)
 
@@ -209,14 +201,6 @@ class PatchTeacher(nn.Module):
     @property
     def _decoder(self) -> nn.Module | None:
         return self.model.decoder if isinstance(self.model, ViTMAEForPreTraining) else None
-
-    def num_parameters(self) -> int:
-        """Number of weights kept."""
-        return sum(parameter.numel() for parameter in self.parameters())
-
-    def train(self, mode: bool = True) -> PatchTeacher:
-        """Stay in eval mode: a teacher has no dropout, whatever its owner does."""
-        return super().train(False)
 
     @torch.no_grad()
     def forward(self, images: Tensor, bool_masked_pos: Tensor | None = None) -> PatchTeacherOutput:
@@ -249,16 +233,11 @@ class PatchTeacher(nn.Module):
             # Resizing mixes neighbouring pixels: what is hidden must be gone before it.
             hidden_pixels = expand_mask(bool_masked_pos, tuple(images.shape[-2:])).unsqueeze(1)
             images = torch.where(hidden_pixels, self.image_mean.float(), images)
-        feature_maps, class_token = self._run(self._preprocess(images), hidden)
+        feature_maps, class_token = self._run(self.normalise(images, self.image_size), hidden)
         pooled = feature_maps[-1].mean(dim=(2, 3))
         if self.teacher_input == "visible":
             pooled = pooled / (~hidden).float().mean((1, 2)).unsqueeze(1)
         return PatchTeacherOutput(feature_maps, pooled, class_token)
-
-    def _preprocess(self, images: Tensor) -> Tensor:
-        if tuple(images.shape[-2:]) != self.image_size:
-            images = F.interpolate(images, self.image_size, mode="bicubic", antialias=True).clamp(0, 1)
-        return ((images - self.image_mean) / self.image_std).to(self._patch_convolution().weight.dtype)
 
     def _run(self, pixel_values: Tensor, hidden: Tensor | None) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """Maps and class token of normalised pixels; `hidden` (B, th, tw) bool tells the tokens it must not see."""
