@@ -28,12 +28,6 @@ TRAIN = ImageTransform(16, True)
 OPTIONS = {"seed": 5, "cell_grid": (4, 4), "mask_ratio": 0.6, "return_labels": True}
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path_factory):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-    datasets.disable_progress_bars()
-
-
 def png(i: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(i).integers(0, 256, (24, 28, 3), dtype=np.uint8)).save(buffer, "PNG")

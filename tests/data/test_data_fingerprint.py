@@ -14,12 +14,6 @@ from hgkd_hf.data import load_images
 KINDS = ("folder", "table", "stream")
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    datasets.disable_progress_bars()
-
-
 def bmp(seed: int) -> bytes:
     """Images of one size in bytes."""
     buffer = io.BytesIO()

@@ -6,7 +6,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from test_data_folders import build, own_cache, zipped  # noqa: F401 (a fixture)
+from test_data_folders import build, zipped
 
 from hgkd_hf.data import load_images
 

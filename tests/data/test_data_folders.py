@@ -15,13 +15,6 @@ from hgkd_hf.data import decode_image, load_images
 from hgkd_hf.data.folders import split_named
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "EXTRACTED_DATASETS_PATH", tmp_path / "cache" / "extracted")
-    datasets.disable_progress_bars()
-
-
 def png(value: int = 0) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (6, 5), (value, 0, 0)).save(buffer, "PNG")

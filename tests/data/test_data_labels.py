@@ -26,12 +26,6 @@ PLAIN = ImageTransform(8, train=False)
 AB = ClassLabel(names=["a", "b"])
 
 
-@pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    datasets.disable_progress_bars()
-
-
 def png(value: int) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (value, 0, 0)).save(buffer, "PNG")

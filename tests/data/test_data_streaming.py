@@ -10,7 +10,7 @@ from math import inf, nan
 
 import datasets
 import pytest
-from test_data_dataset import COUNT, OPTIONS, TRAIN, own_cache, png, same, write  # noqa: F401 (a fixture)
+from test_data_dataset import COUNT, OPTIONS, TRAIN, png, same, write
 from torch.utils.data import DataLoader
 
 from hgkd_hf.data import EndlessStream, StreamingDistillationDataset, collate, load_images

@@ -13,8 +13,7 @@ FRONT_MATTER = re.compile(r"\A\s*---\r?\n(.*?)\r?\n?---(?:\r?\n|\Z)", re.DOTALL)
 REPO_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 # hub-docs, repositories-licenses
-LICENSES = set(
-    """
+_LICENSES = """
     afl-3.0 agpl-3.0 apache-2.0 artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0 bigscience-openrail-m bsd
     bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-nc-2.0
     cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0
@@ -22,8 +21,8 @@ LICENSES = set(
     creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 gemma gfdl gpl gpl-2.0
     gpl-3.0 isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openrail
     openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib
-    """.split()  # noqa: SIM905
-)
+    """
+LICENSES = set(_LICENSES.split())
 RELATIONS = {"adapter", "finetune", "merge", "quantized"}
 
 

@@ -9,10 +9,8 @@ from functools import cached_property
 
 MODEL, DATASET = "model", "dataset"
 
-GITATTRIBUTES = "".join(
-    f"*.{ending} filter=lfs diff=lfs merge=lfs -text\n"
-    for ending in "7z arrow bin bz2 ckpt gz h5 joblib npy npz onnx parquet pt pth safetensors tar zip zst".split()  # noqa: SIM905
-).encode()
+LARGE = "7z arrow bin bz2 ckpt gz h5 joblib npy npz onnx parquet pt pth safetensors tar zip zst"
+GITATTRIBUTES = "".join(f"*.{ending} filter=lfs diff=lfs merge=lfs -text\n" for ending in LARGE.split()).encode()
 
 
 class HubError(Exception):

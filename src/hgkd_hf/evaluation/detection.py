@@ -6,6 +6,7 @@ import contextlib
 import io
 import math
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import datasets
@@ -31,10 +32,8 @@ class AveragePrecision(evaluate.Metric):
     """
 
     def __init__(self, num_classes: int, **kwargs):
-        try:
-            import pycocotools  # noqa: F401
-        except ImportError as error:
-            raise ImportError("average precision needs pycocotools: pip install 'hgkd_hf[detection]'.") from error
+        if find_spec("pycocotools") is None:
+            raise ImportError("average precision needs pycocotools: pip install 'hgkd_hf[detection]'.")
         self.num_classes = num_classes
         super().__init__(**kwargs)
 
