@@ -35,7 +35,7 @@ def calibrate(model: torch.nn.Module) -> None:
 # BiT pads with zeros before its max pooling; onnxruntime's optimizer (1.31) merges the two and pads with -inf.
 # Unoptimized, the file is right. training/export.py refuses it, so that nobody deploys it. As published, BiT also pads
 # by the image's size, which `export_program` refuses before.
-BIT = pytest.mark.xfail(reason="onnxruntime merges BiT's padding into its max pooling", raises=ValueError)
+BIT = pytest.mark.xfail(reason="onnxruntime merges BiT's padding into its max pooling", raises=ValueError, strict=True)
 ROWS = [
     pytest.param(row, id=row[0], marks=BIT if row[1] is students_table.BitConfig else ())
     for row in students_table.STUDENTS
