@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, MODEL_MAPPING
 
-from hgkd_hf.deployment import check_onnx, export_onnx, export_program
+from hgkd_hf.deployment import check_onnx, export_onnx, export_program, kind_of
 
 for extra in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(extra, reason="needs the extra `export`")
@@ -40,6 +41,14 @@ ROWS = [
     pytest.param(row, id=row[0], marks=BIT if row[1] is students_table.BitConfig else ())
     for row in students_table.STUDENTS
 ]
+
+
+@pytest.mark.parametrize("config", dict.fromkeys(row[1] for row in students_table.STUDENTS))
+def test_a_backbone_is_an_encoder_and_with_its_head_a_classifier(config):
+    """Whatever its name: PoolFormer's was taken for one with a head."""
+    assert kind_of(MODEL_MAPPING[config].__name__).noun == "encoders"
+    if config in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        assert kind_of(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING[config].__name__).noun == "classifiers"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,6 +47,8 @@ class Kind:
         return "pred_boxes" in self.outputs
 
 
+_TASK = re.compile("For[A-Z]")  # in the names of classes with a head; PoolFormerModel has none
+
 KINDS = (
     Kind("encoders", None, AutoModel, ("last_hidden_state", "features")),
     Kind("classifiers", "ForImageClassification", AutoModelForImageClassification, ("logits",)),
@@ -68,7 +71,7 @@ def kind_of(architecture: str) -> Kind:
         ValueError: there is no program of such models; the sentence says of which there are.
     """
     for kind in KINDS:
-        if ("For" not in architecture) if kind.head is None else (kind.head in architecture):
+        if not _TASK.search(architecture) if kind.head is None else kind.head in architecture:
             return kind
     nouns = ", ".join(kind.noun for kind in KINDS)
     raise ValueError(f"{architecture} cannot be exported: there are programs of {nouns}.")
