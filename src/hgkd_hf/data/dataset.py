@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 
@@ -23,9 +22,6 @@ logger = logging.getLogger(__name__)
 
 # So many broken images in a row are no accident of the data but a wrong column or a lost disk.
 MAX_TRIES = 32
-COUNTER_SLOTS = 1024
-# Rows of a stream are told apart by a hash of so many values, where a few thousand bad ones hardly ever meet.
-_STREAM_SLOTS = 2**20
 
 
 class Samples:
@@ -54,8 +50,6 @@ class Samples:
         source = labelled(source) if return_labels else source
         if mixing is not None and not return_labels:
             raise ValueError("mixing mixes labels too: pass return_labels=True.")
-        if mixing is not None and mixing.needs_partner and self._streams:
-            raise ValueError("mixup and cutmix read a second row of any index: set both to 0, or drop --streaming.")
         if cell_grid is not None:
             num_visible_cells(cell_grid, mask_ratio)  # refuses a wrong ratio here rather than in a worker
         self.source = source
@@ -68,12 +62,9 @@ class Samples:
         self.skipped_log = skipped_log
         columns = [source.image_column] + ([source.label_column] if return_labels else [])
         self.rows = source.dataset.select_columns(columns)  # an unused mask or caption column need not be read
-        # Shared memory: workers that live through epochs see the new epoch, and their counts are seen here. One slot
-        # a worker, since an addition by two of them to one slot could lose a count.
+        # Shared memory: workers that live through epochs see the new epoch, and the bad rows they find are seen here.
         self._epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
-        self._skipped = torch.zeros(COUNTER_SLOTS, dtype=torch.int64).share_memory_()
-        slots = _STREAM_SLOTS if self._streams else len(self.rows)
-        self._bad = torch.zeros(slots, dtype=torch.bool).share_memory_()
+        self._bad = torch.zeros(self._num_slots(), dtype=torch.bool).share_memory_()
 
     @property
     def num_skipped(self) -> int:
@@ -107,19 +98,18 @@ class Samples:
 
     def _skip(self, index: int, row: dict, error: CorruptImageError) -> None:
         """Count a bad image; the first time in this process, say which."""
-        self._skipped[counter_slot()] += 1
-        value = row[self.source.image_column] or {}
-        place = index
-        if self._streams:  # where a row has another index in every pass
-            key = value.get("path") or value.get("bytes") or b""
-            digest = hashlib.blake2b(key if isinstance(key, bytes) else os.fsencode(key), digest_size=8)
-            place = int.from_bytes(digest.digest()) % _STREAM_SLOTS
-        if self._bad[place]:
+        slot = index % len(self._bad)
+        if self._bad[slot]:
             return
-        self._bad[place] = True
+        self._bad[slot] = True
         logger.warning("Skipped: %s", error)
         if self.skipped_log is not None:
-            append_skipped(self.skipped_log, index, value.get("path"), str(error))
+            path = (row[self.source.image_column] or {}).get("path")
+            append_skipped(self.skipped_log, index, path, str(error))
+
+    def _num_slots(self) -> int:
+        """Length of the record of bad rows, in which each has its own place."""
+        return len(self.rows)
 
 
 class DistillationDataset(Samples, torch.utils.data.Dataset):
@@ -205,12 +195,6 @@ class EvaluationDataset(DistillationDataset):
         if transform.train:
             raise ValueError("An evaluation must not be random: build its ImageTransform with train=False.")
         super().__init__(source, transform, seed=0, return_labels=True, skipped_log=skipped_log)
-
-
-def counter_slot() -> int:
-    """This worker's place in shared counters."""
-    worker = torch.utils.data.get_worker_info()
-    return 0 if worker is None else 1 + worker.id % (COUNTER_SLOTS - 1)
 
 
 def collate(samples: list[dict[str, Tensor | int]]) -> dict[str, Tensor]:

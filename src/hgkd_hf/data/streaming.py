@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from hgkd_hf.data.augment import ImageTransform, MultiCropTransform, sample_generator
-from hgkd_hf.data.dataset import COUNTER_SLOTS, MAX_TRIES, Samples, all_bad, counter_slot
+from hgkd_hf.data.dataset import MAX_TRIES, Samples, all_bad
 from hgkd_hf.data.decode import CorruptImageError
 from hgkd_hf.data.positions import Piece, Position, Window, share, share_out
 from hgkd_hf.data.reading import READ_AHEAD, read_patiently
@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 # Of fewer rows of a stream, the share that is bad says nothing.
 _FIRST_ROWS = 100
+_COUNTER_SLOTS = 1024
+# The number of rows is not known: bad ones share a place where their indices are a multiple of this apart.
+_ROW_SLOTS = 2**20
 
 Sample = dict[str, Tensor | int]
 
@@ -54,7 +57,7 @@ class StreamingDistillationDataset(Samples, torch.utils.data.IterableDataset):
             so many are held, undecoded. 0 keeps the order of the files, often that of the classes.
 
     Raises:
-        ValueError: the source does not stream, or labels are asked of a source without.
+        ValueError: the source does not stream, labels are asked of a source without, or images are to be mixed.
     """
 
     _streams = True
@@ -69,13 +72,16 @@ class StreamingDistillationDataset(Samples, torch.utils.data.IterableDataset):
         **settings,
     ) -> None:
         super().__init__(source, transform, seed=seed, **settings)
+        if self.mixing is not None and self.mixing.needs_partner:
+            raise ValueError("mixup and cutmix read a second row of any index: set both to 0, or drop --streaming.")
         self.shuffle_buffer = shuffle_buffer
-        self._rows_read = torch.zeros(COUNTER_SLOTS, dtype=torch.int64).share_memory_()
+        # One slot a worker, since an addition by two of them to one slot could lose a count.
+        self._rows_read, self._rows_skipped = torch.zeros(2, _COUNTER_SLOTS, dtype=torch.int64).share_memory_()
 
     @property
     def skipped_share(self) -> float:
         """Share of bad rows among those that workers of this process have read so far."""
-        return int(self._skipped.sum()) / max(int(self._rows_read.sum()), _FIRST_ROWS)
+        return int(self._rows_skipped.sum()) / max(int(self._rows_read.sum()), _FIRST_ROWS)
 
     def __iter__(self) -> Iterator[Sample]:
         """One pass over this worker's share, in the epoch that was set.
@@ -102,7 +108,7 @@ class StreamingDistillationDataset(Samples, torch.utils.data.IterableDataset):
         """
         waiting: list[tuple[int, int, Position]] = []  # rows for which a good image is sought
         for row, after in self._shuffled(position, reader, readers, end):
-            self._rows_read[counter_slot()] += 1
+            self._rows_read[_counter_slot()] += 1
             waiting.append((row.index, row.epoch, after))
             try:
                 image = self._decode(row.values, row.index)
@@ -198,6 +204,19 @@ class StreamingDistillationDataset(Samples, torch.utils.data.IterableDataset):
                     f"correct {self.source.flags.label_column} {self.source.label_column!r}."
                 )
         return super()._decode(row, index)
+
+    def _skip(self, index: int, row: dict, error: CorruptImageError) -> None:
+        self._rows_skipped[_counter_slot()] += 1
+        super()._skip(index, row, error)
+
+    def _num_slots(self) -> int:
+        return _ROW_SLOTS
+
+
+def _counter_slot() -> int:
+    """This worker's place in shared counters."""
+    worker = torch.utils.data.get_worker_info()
+    return 0 if worker is None else 1 + worker.id % (_COUNTER_SLOTS - 1)
 
 
 class EndlessStream(torch.utils.data.IterableDataset):
