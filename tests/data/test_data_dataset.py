@@ -182,6 +182,19 @@ def test_bad_images_are_counted_in_workers(tmp_path):
     assert len(log.read_text().splitlines()) == 4
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_bad_rows_without_names_are_told_apart_and_counted_once(tmp_path, streaming):
+    features = Features({"image": datasets.Image()})
+    images = [{"bytes": b"broken" if i in (1, 4) else png(i), "path": None} for i in range(6)]
+    Dataset.from_dict({"image": images}, features).save_to_disk(tmp_path / "bad")
+    kind = StreamingDistillationDataset if streaming else DistillationDataset
+    dataset = kind(load_images(tmp_path / "bad", streaming=streaming), TRAIN, seed=0)
+    for epoch in range(2):
+        dataset.set_epoch(epoch)
+        assert len(read(dataset)) == 6
+        assert dataset.num_skipped == 2
+
+
 def test_bad_rows_of_a_stream_are_replaced_as_elsewhere(tmp_path):
     folder = write(tmp_path / "bad", bad=(0, 3, 4))
     stream = StreamingDistillationDataset(load_images(folder, streaming=True), TRAIN, **OPTIONS)

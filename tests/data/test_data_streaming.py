@@ -214,7 +214,10 @@ def test_kinds_of_streams(tmp_path, kind):
         {},
         {"positions": [{}], "turn": 0},
         {"positions": [{"epoch": 0, "pieces": [{"epoch": "../x"}], "windows": []}], "turn": 0},
-        {"positions": [Position().to_dict() | {"pieces": [dict.fromkeys(("epoch", "start", "stop", "step"), -1)]}]},
+        {
+            "positions": [{"epoch": 0, "pieces": [{"epoch": 0, "start": -1, "stop": 1, "step": 1}], "windows": []}],
+            "turn": 0,
+        },
         {"positions": [Position(0, (Piece(0, 0, 2**40, 1),)).to_dict()], "turn": 0},
         {"positions": [Position(0, (), (Window((), 2**40, 0),)).to_dict()], "turn": 0},
         {"positions": [Position(0, (), (Window((), 2, -1),)).to_dict()], "turn": 0},
