@@ -169,10 +169,8 @@ class ResumableTrainer(Trainer):
         if checkpoint is None:
             return
         state = load_state(Path(checkpoint, STATE_FILE))
-        now, file = self.args.to_dict(), Path(checkpoint, ARGUMENTS_FILE)
-        # A checkpoint that was fetched from the Hub has no such file: its recipe gave these arguments.
-        before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else now
-        changed = {name for name, value in now.items() if before.get(name) != value}
+        before = json.loads(Path(checkpoint, ARGUMENTS_FILE).read_text(encoding="utf-8"))
+        changed = {name for name, value in self.args.to_dict().items() if before.get(name) != value}
         if not changed & {"optim", "optim_args"}:
             settings = group_settings(self.optimizer, with_rate=bool(changed & {"learning_rate", "lr_scheduler_type"}))
             if self.is_fsdp_enabled:
