@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import TrainOutput
 
@@ -118,7 +119,7 @@ class ResumableTrainer(Trainer):
                 for part in (*self.callback_handler.callbacks, self.control):
                     if isinstance(part, ExportableState):
                         self.state.stateful_callbacks[type(part).__name__] = part.state()
-                self.state.save_to_json(str(partial / "trainer_state.json"))
+                self.state.save_to_json(str(partial / TRAINER_STATE_NAME))
             self.accelerator.wait_for_everyone()
             if main:
                 complete_folder(partial)

@@ -19,13 +19,13 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 
 from ..checkpoints.folders import ARGUMENTS_FILE, remove_partial
 from ..checkpoints.identity import FILE as IDENTITY_FILE
 from ..checkpoints.run_files import METRICS_FILE, RECIPE_FILE
 from ..checkpoints.whole_folders import PARTIAL, complete_folder
 from . import readme
-from .checkpoint import STATE_FILE
 from .publishing import LAST_CHECKPOINT
 from .push import explain, httpx
 from .recipe import checked_arguments, checked_recipe
@@ -76,7 +76,7 @@ def pull_run(repo_id: str, run: str | Path, revision: str | None = None, token: 
     info = _reach(repo_id, revision, lambda: HfApi(token=token).model_info(repo_id, revision=revision))
     names = {sibling.rfilename for sibling in info.siblings or []}
     listed = {name.removeprefix(f"{LAST_CHECKPOINT}/") for name in names if name.startswith(f"{LAST_CHECKPOINT}/")}
-    if STATE_FILE not in listed:
+    if TRAINER_STATE_NAME not in listed:
         raise ValueError(
             f"{repo_id} holds no {LAST_CHECKPOINT}, as it was not pushed by `hgkd distill --hub_strategy checkpoint`: "
             f"start a new run from its weights with `hgkd distill --student {repo_id} --student_pretrained`."
@@ -91,7 +91,7 @@ def pull_run(repo_id: str, run: str | Path, revision: str | None = None, token: 
         files = checked_files(listed, last)
         if ARGUMENTS_FILE not in files:
             raise ValueError(f"it has no {ARGUMENTS_FILE}")
-        state, arguments = checked_state(last / STATE_FILE), checked_arguments(last / ARGUMENTS_FILE)
+        state, arguments = checked_state(last / TRAINER_STATE_NAME), checked_arguments(last / ARGUMENTS_FILE)
     recipe, left_out, texts = {}, {}, {}
     with _refused(f"the run of {repo_id} cannot be resumed"):
         if (found / RECIPE_FILE).is_file():
@@ -106,7 +106,7 @@ def pull_run(repo_id: str, run: str | Path, revision: str | None = None, token: 
     for name in files:
         (partial / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(last / name, partial / name)
-    state.save_to_json(str(partial / STATE_FILE))
+    state.save_to_json(str(partial / TRAINER_STATE_NAME))
     (partial / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
     for name, text in texts.items():
         (run / name).write_text(text, encoding="utf-8")
