@@ -12,7 +12,7 @@ from transformers import HfArgumentParser
 
 from ..training.settings import TrainingSettings
 
-HELP_ALL, VERBOSE, ALLOW_CODE = "--help_all", "--verbose", "--allow_code"
+HELP_ALL, VERBOSE = "--help_all", "--verbose"
 
 
 def plain_parser(command: str, description: str | None) -> argparse.ArgumentParser:
@@ -39,8 +39,10 @@ def settings_parser(types: Sequence[type], command: str, description: str | None
         "--recipe", help="Defaults of other flags: a YAML file, or a recipe's name, e.g. hgkd_resnet50."
     )
     parser.add_argument(
-        ALLOW_CODE,
+        "--allow_code",
         nargs="+",
+        action="extend",
+        default=[],
         metavar="PATH",
         help="Functions of this machine (package.module:function) that a student's config may name as what builds it; "
         "never read from a recipe.",

@@ -7,9 +7,8 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
-from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -17,7 +16,10 @@ from ..checkpoints.run_files import RECIPE_FILE
 from ..checkpoints.yaml_text import load_yaml
 from ..methods.base.settings import Settings
 from ..students.import_path import is_import_path
-from .parser import ALLOW_CODE, settings_parser
+from .parser import settings_parser
+
+if TYPE_CHECKING:
+    from transformers import HfArgumentParser
 
 RECIPES = Path(__file__).parents[1] / "recipes"  # which the package brings
 # Settings that say how a command proceeds, not what a run is.
@@ -58,56 +60,38 @@ def parse_recipe(
         FileNotFoundError: there is no such recipe.
         SystemExit: a flag is unknown or its value malformed (by argparse).
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    allow_named_code(arguments)
-    return _parse(types, arguments, description, command, defaults)
-
-
-def allow_named_code(arguments: list[str]) -> None:
-    """Let functions build students that the command line itself names: by `--allow_code`, or as `--student`."""
-    named = [word for position in _positions(ALLOW_CODE, arguments) for word in _words_after(position, arguments)]
-    named += [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{ALLOW_CODE}=")]
-    student = _flag_value("student", arguments)
-    if student is not None and is_import_path(student):
-        named.append(student)
-    if named:
-        from ..students.code import allow_code  # needs torch
-
-        for path in named:
-            allow_code(path)
-
-
-def _positions(flag: str, arguments: list[str]) -> list[int]:
-    return [position for position, argument in enumerate(arguments) if argument == flag]
-
-
-def _words_after(position: int, arguments: list[str]) -> list[str]:
-    return list(takewhile(lambda word: not word.startswith("--"), arguments[position + 1 :]))
-
-
-def _parse(
-    types: Sequence[type],
-    arguments: list[str],
-    description: str | None,
-    command: str,
-    defaults: Mapping[str, Any] | None,
-) -> tuple:
+    given = list(sys.argv[1:] if arguments is None else arguments)
     parser = settings_parser(types, command, description)
-    path = _flag_value("recipe", arguments)
+    path = _flag_value("recipe", given)
     known = {field.name for kind in types for field in fields(kind) if field.init}
     # As flags in front of the real ones, defaults and a recipe's values meet the same checks, and later flags win.
     flags = _as_flags({name: value for name, value in (defaults or {}).items() if name in known}, known, "")
     if path is not None:
         flags += _as_flags(read_recipe(path), known, path)
-    arguments = flags + arguments
+    *instances, others = _instances(parser, flags + given)
+    if settled := _settled_before(instances, flags + given):
+        *instances, _ = _instances(parser, flags + given + settled)
+    # Read from no recipe: `_as_flags` refuses a key that is no setting, and a flag in a list.
+    allow_named_code(others.allow_code, _flag_value("student", given))
+    return tuple(instances)
+
+
+def _instances(parser: HfArgumentParser, arguments: list[str]) -> tuple:
+    """The dataclasses that these flags give, and the namespace of the other flags."""
     try:
-        *instances, _ = parser.parse_args_into_dataclasses(args=arguments)
+        return parser.parse_args_into_dataclasses(args=arguments, look_for_args_file=False)
     except Exception as error:  # settings are refused with many kinds of errors, all of them the user's to correct
         raise ValueError(f"these settings do not fit: {' '.join(str(error).split())}") from error
-    settled = _settled_before(instances, arguments)
-    if not settled:
-        return tuple(instances)
-    return _parse(types, [*arguments, *settled], description, command, defaults)
+
+
+def allow_named_code(paths: Sequence[str], student: str | None) -> None:
+    """Let functions build students that the command line itself names: by `--allow_code`, or as `--student`."""
+    named = [*paths, student] if student is not None and is_import_path(student) else paths
+    if named:
+        from ..students.code import allow_code  # needs torch
+
+        for path in named:
+            allow_code(path)
 
 
 def recipe_value(name: str, arguments: Sequence[str] | None = None) -> str | None:
