@@ -1,5 +1,6 @@
 """A fine-tuning ends when its metric gets no better, and keeps the best model, in a resumed run too."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ SETTINGS |= {"save_total_limit": 8, "mixup": 0, "cutmix": 0}
 
 
 @pytest.fixture
-def figures(monkeypatch) -> list[float]:
-    """What the evaluations find, one after the other; then the last."""
+def scores(monkeypatch) -> Callable[[int], None]:
+    """Sets what the evaluations find, one after the other, then the last; called with where a resumed run begins."""
     found = [0.1, 0.9, 0.3, 0.2]
     left = iter(())
 
@@ -39,7 +40,7 @@ def weights(folder: Path) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("ema_decay", [None, 0.9])
-def test_stops_and_keeps_the_best(figures, ema_decay, rectangles, student_folder, tmp_path):
+def test_stops_and_keeps_the_best(scores, ema_decay, rectangles, student_folder, tmp_path):
     settings = SETTINGS | {"early_stopping_patience": 2, "ema_decay": ema_decay}
     summary = finetune(flags(rectangles, student_folder, tmp_path, "image-classification", **settings))
     assert summary["steps"] == 4  # the best at 2, then two that are not
@@ -52,21 +53,21 @@ def test_stops_and_keeps_the_best(figures, ema_decay, rectangles, student_folder
     assert not torch.equal(kept, weights(tmp_path / "checkpoint-4"))
 
 
-def test_a_resumed_run_stops_where_it_would_have(figures, rectangles, student_folder, tmp_path):
+def test_a_resumed_run_stops_where_it_would_have(scores, rectangles, student_folder, tmp_path):
     settings = SETTINGS | {"early_stopping_patience": 2}
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     finetune(flags(rectangles, student_folder, whole, "image-classification", **settings))
     stopped.mkdir()
     for name in ("checkpoint-2", "checkpoint-3", "identity.json"):
         (whole / name).rename(stopped / name)
-    figures(3)
+    scores(3)
     arguments = flags(rectangles, student_folder, stopped, "image-classification", **settings)
     summary = finetune([*arguments, "--resume"])
     assert summary["steps"] == 4
     assert torch.equal(weights(stopped / "model"), weights(stopped / "checkpoint-2"))
 
 
-def test_the_best_may_be_kept_without_stopping(figures, rectangles, student_folder, tmp_path):
+def test_the_best_may_be_kept_without_stopping(scores, rectangles, student_folder, tmp_path):
     settings = SETTINGS | {"max_steps": 5, "load_best_model_at_end": True}
     summary = finetune(flags(rectangles, student_folder, tmp_path, "image-classification", **settings))
     assert summary["steps"] == 5
