@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from colorsys import hsv_to_rgb
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,7 @@ def class_colour(number: int) -> tuple[int, int, int]:
     """A colour (red, green, blue) of 0 to 255 for a class; the first dozens can be told apart."""
     hue = number * 0.618034 % 1  # the golden ratio spreads any number of hues evenly
     value = (1.0, 0.7, 0.45)[number // 12 % 3]
-    turns = np.clip(np.abs(np.array([hue, hue - 1 / 3, hue - 2 / 3]) * 6 % 6 - 3) - 1, 0, 1)
-    return tuple(int(255 * value * turn) for turn in turns)
+    return tuple(int(255 * share) for share in hsv_to_rgb(hue, 1.0, value))
 
 
 def drawn(image: Image.Image, task: str, predictions: Sequence[dict], label2id: dict[str, int]) -> Image.Image:
