@@ -65,9 +65,8 @@ class FineTuningTrainer(BaseTrainer):
                 f"early_stopping_patience is {args.early_stopping_patience}, but there are no images to evaluate on: "
                 "name their split with --eval_split."
             )
-        # "loss", which no evaluation here measures, is what transformers puts where the best model is kept.
-        if args.metric_for_best_model in (None, "loss") and eval_dataset is not None:
-            args.metric_for_best_model, args.greater_is_better = task.main_metric, True
+        if eval_dataset is not None:
+            args.choose_best_by(task.main_metric)
         super().__init__(model, args, train_dataset, eval_dataset, task.collate, image_processor, callbacks)
         self.task = task
         if args.early_stopping_patience is not None:

@@ -147,6 +147,12 @@ class DistillationArguments(TrainingSettings, TrainingArguments):
         self.per_device_train_batch_size = size
         self._scale_learning_rate()
 
+    def choose_best_by(self, metric: str) -> None:
+        """Let the best model be the one with the largest `metric`, unless another metric was asked for."""
+        # "loss", which no evaluation here measures, is what transformers puts where the best model is kept.
+        if self.metric_for_best_model in (None, "loss"):
+            self.metric_for_best_model, self.greater_is_better = metric, True
+
     def describe(self) -> dict[str, str]:
         """The start summary: images of a step, learning rate, and what the fields that were `"auto"` have come to."""
         step = f"{self.images_per_step} images a step on {self.world_size} process(es)"

@@ -42,9 +42,7 @@ class DistillationTrainer(BaseTrainer):
         queries = None
         if knn_datasets is not None:
             queries = knn_datasets[1]
-            # "loss", which no evaluation here measures, is what transformers puts where the best model is kept.
-            if args.metric_for_best_model in (None, "loss"):
-                args.metric_for_best_model, args.greater_is_better = "knn_accuracy", True
+            args.choose_best_by("knn_accuracy")
         callbacks = [CollapseWarning(), TrainingProgress(model), *(callbacks or [])]
         super().__init__(model, args, train_dataset, queries, collate, image_processor, callbacks)
         self.knn_datasets = knn_datasets
