@@ -13,6 +13,7 @@ from ..evaluation import Features
 from ..methods.hgkd.modeling import HGKDForPreTraining
 from ..teachers import PatchTeacher
 from ..visualize import columns_figure, curves_figure, prediction_columns
+from ..visualize.figure import new_figure
 from .data import SIZE
 
 if TYPE_CHECKING:
@@ -79,10 +80,9 @@ def predictions_figure(images: Path, whole: Path, masked: Path, teacher: Path) -
 
 def embeddings_figure(features: Mapping[str, Features]) -> Figure:
     """Features of each model in two dimensions (t-SNE), a panel each."""
-    from matplotlib.figure import Figure
     from sklearn.manifold import TSNE
 
-    figure = Figure(figsize=(3.2 * len(features), 3.4), layout="constrained")
+    figure = new_figure(3.2 * len(features), 3.4)
     axes = figure.subplots(1, len(features), squeeze=False)[0]
     for axis, (name, found) in zip(axes, features.items()):
         rows = torch.nn.functional.normalize(found.features[:POINTS], dim=1)

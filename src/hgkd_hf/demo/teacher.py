@@ -16,7 +16,7 @@ from .data import SIZE, DigitsOnPhotographs
 CONFIG = ViTConfig(
     hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=256, image_size=SIZE, patch_size=8
 )
-MEAN = STD = (0.5, 0.5, 0.5)
+MEAN = STD = 0.5
 BATCH, LEARNING_RATE = 32, 1e-3
 OUTLINE_WEIGHT = 3.0  # of the outlines' loss beside the labels'
 PLAIN_SHARE = 0.4  # of the steps, the first, in which photographs fade in over their mean colour
@@ -39,14 +39,14 @@ class LabelsAndOutlines(nn.Module):
             labels: (B,) long.
             outlines: (B, 1, H, W) in [0, 1].
         """
-        pixel_values = (images - 0.5) / 0.5
+        pixel_values = (images - MEAN) / STD
         tokens = self.vit(pixel_values).last_hidden_state[:, 1:]
         patches = F.unfold(outlines, self.vit.config.patch_size, stride=self.vit.config.patch_size).mT
         outline_loss = F.binary_cross_entropy_with_logits(self.outliner(tokens), patches)
         return F.cross_entropy(self.classifier(tokens.mean(1)), labels) + OUTLINE_WEIGHT * outline_loss
 
 
-def train_teacher(part: DigitsOnPhotographs, steps: int, seed: int, folder: Path) -> int:
+def train_teacher(part: DigitsOnPhotographs, steps: int, seed: int, folder: Path) -> None:
     """Train the ViT on ever new compositions of the labelled digits, and save it with its image processor.
 
     Args:
@@ -54,9 +54,6 @@ def train_teacher(part: DigitsOnPhotographs, steps: int, seed: int, folder: Path
         steps: of `BATCH` images.
         seed: of weights and images.
         folder: where the stock checkpoint goes.
-
-    Returns:
-        The number of its parameters.
     """
     torch.manual_seed(seed)
     model = LabelsAndOutlines(CONFIG).train()
@@ -70,8 +67,7 @@ def train_teacher(part: DigitsOnPhotographs, steps: int, seed: int, folder: Path
         schedule.step()
     model.vit.save_pretrained(folder)
     size = {"height": SIZE, "width": SIZE}
-    ViTImageProcessorPil(size=size, image_mean=list(MEAN), image_std=list(STD)).save_pretrained(folder)
-    return model.vit.num_parameters()
+    ViTImageProcessorPil(size=size, image_mean=[MEAN] * 3, image_std=[STD] * 3).save_pretrained(folder)
 
 
 def compositions(part: DigitsOnPhotographs, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
