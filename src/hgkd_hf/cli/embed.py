@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..methods.base.command_settings import DatasetSettings
+from ..methods.base.command_settings import FrozenFeatures
 from ..methods.base.settings import setting
 from .errors import run_script
 from .output import hush, log_to, show
@@ -32,16 +32,11 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
-class EmbeddingArguments(DatasetSettings):
+class EmbeddingArguments(FrozenFeatures):
     """Which model, on which images."""
 
-    model: str = setting(help="Folder or Hub id: a run's student/, student/sparse_unet/, any other model.")
-    model_revision: str | None = setting(None, "Branch, tag or commit of the model.")
-    label_column: str | None = setting(None, "Needed where it is not plain.")
     max_samples: int | None = setting(None, "Embed at most so many images, drawn at random.", minimum=1)
     image_size: int | None = setting(None, "Pixels of a side; default: the processor's.", minimum=1)
-    batch_size: int = setting(128, "Images at a time.", minimum=1)
-    num_workers: int = setting(0, "Processes that read images.", minimum=0)
     seed: int = setting(0, "Of UMAP.")
     output_dir: Path = setting(Path("runs/embedding"), "Where table and pictures go.")
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..methods.base.command_settings import DatasetSettings
+from ..methods.base.command_settings import FrozenFeatures
 from ..methods.base.settings import setting
 from ..version import __version__
 from .errors import run_script
@@ -30,14 +30,11 @@ SEGMENTATION = "linear-segmentation"
 
 
 @dataclass(kw_only=True)
-class EvaluationArguments(DatasetSettings):
+class EvaluationArguments(FrozenFeatures):
     """Which model is evaluated, on which images, and how."""
 
-    model: str = setting(help="Folder or Hub id: a run's student/, student/sparse_unet/, any other model.")
-    model_revision: str | None = setting(None, "Branch, tag or commit of the model.")
     split: str = setting("train", "Split to look up and to train probes on.")
     eval_split: str = setting("test", "Split to classify.")
-    label_column: str | None = setting(None, "Needed where it is not plain.")
     bank_samples: int | None = setting(None, "Use at most so many images of --split.", minimum=1)
     query_samples: int | None = setting(None, "Use at most so many of --eval_split.", minimum=1)
 
@@ -59,8 +56,6 @@ class EvaluationArguments(DatasetSettings):
     mask_values: list[int] | None = setting(
         None, "linear-segmentation: pixel values of the classes, where not 0, 1, 2, ..."
     )
-    batch_size: int = setting(128, "Images at a time.", minimum=1)
-    num_workers: int = setting(0, "Processes that read images.", minimum=0)
     output_dir: Path = setting(Path("runs/evaluation"), "Where the results go.")
 
 

@@ -31,6 +31,17 @@ class DatasetSettings(Settings):
         self.check()
 
 
+@dataclass(kw_only=True)
+class FrozenFeatures(DatasetSettings):
+    """Which frozen model gives features of which images: what `hgkd evaluate` and `hgkd embed` have in common."""
+
+    model: str = setting(help="Folder or Hub id: a run's student/, student/sparse_unet/, any other model.")
+    model_revision: str | None = setting(None, "Branch, tag or commit of the model.")
+    label_column: str | None = setting(None, "Needed where it is not plain.")
+    batch_size: int = setting(128, "Images at a time.", minimum=1)
+    num_workers: int = setting(0, "Processes that read images.", minimum=0)
+
+
 @dataclass
 class TaughtImages(DatasetSettings):
     """Which teacher sees which crops of which images: what `hgkd distill` and `hgkd teach` have in common."""
