@@ -23,7 +23,7 @@ from hgkd_hf.hub.student_card import BEFORE, CARD_FILE, METRICS, STUDENT
 HERE = Path(__file__).parent
 SOURCES = "sources.json"
 # Of `benchmarks/downstream.py --preset full`.
-FROZEN = "frozen pooled features of 5,000 training and 2,000 test images"
+FROZEN = "frozen pooled features of at most 5,000 training and 2,000 test images"
 PROTOCOLS = {
     "knn_accuracy": f"vote of the 20 nearest by cosine (temperature 0.07), {FROZEN}",
     "linear_accuracy": f"logistic regression, strength chosen on a held-out tenth of the training images, {FROZEN}",

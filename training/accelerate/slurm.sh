@@ -1,5 +1,5 @@
 #!/bin/bash
-# Several machines under Slurm, going on by itself after a preemption or the time limit:
+# Several machines under Slurm, requeued and resumed after a preemption or the time limit:
 #   sbatch training/accelerate/slurm.sh --recipe hgkd_resnet50 --dataset ... --output_dir runs/mine
 # Slurm sends SIGTERM two minutes before the end; the run then finishes its step, saves and exits, and is queued again
 # until summary.json, which is written last, is there.

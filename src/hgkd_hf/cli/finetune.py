@@ -103,7 +103,7 @@ def finetune(task: Task, training: FineTuningArguments, command: list[str]) -> d
     }
     if evaluated is not None:
         metrics = trainer.evaluate(metric_key_prefix="test").items()
-        # JSON has no NaN, which is the figure of a class that no image holds.
+        # JSON has no NaN, which is the metric of a class that no image holds.
         summary["metrics"] = {name.removeprefix("test_"): None if math.isnan(x) else x for name, x in metrics}
     if trainer.is_world_process_zero():
         finish(run, publisher, summary)

@@ -157,9 +157,9 @@ def conclude(out: Path, seconds: dict[str, float], start: float, facts: dict[str
     show(f"\n{comparison.table()}\n\n{fill(comparison.reading(), 110)}\n")
     if facts["short"]:
         show(
-            f"With --short, {SHORT_STEPS:.0%} of the steps: that all parts work is shown, and nothing by the figures."
+            f"With --short, {SHORT_STEPS:.0%} of the steps: that all parts work is shown, and nothing by the numbers."
         )
-    show(f"report: {out / REPORT_FILE}; all figures: {out / RESULTS_FILE}; log: {out / LOG_FILE}")
+    show(f"report: {out / REPORT_FILE}; all numbers: {out / RESULTS_FILE}; log: {out / LOG_FILE}")
     show(f"student, for AutoModel.from_pretrained: {runs[HGKD] / 'student'}; {facts['seconds']} s in all")
     return results
 

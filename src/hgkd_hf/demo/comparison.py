@@ -36,7 +36,7 @@ PIXELS, RANDOM, SPARK, HINTS, HGKD, MASKED, TEACHER = (
 
 @dataclass
 class Row:
-    """A model's figures.
+    """A model's metrics and costs.
 
     Attributes:
         knn: accuracy in [0, 1].
@@ -88,7 +88,7 @@ class Comparison:
         return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in lines)
 
     def reading(self) -> str:
-        """A paragraph on the figures, made from them."""
+        """A paragraph on the rows, made from them."""
         rows, ours, teacher = self.rows, self.rows[HGKD], self.rows[TEACHER]
         noise = 2 * math.sqrt(ours.knn * (1 - ours.knn) / self.queries)  # two standard errors
         gains = [getattr(ours, metric) - getattr(rows[name], metric) for name in (RANDOM, SPARK) for metric in METRICS]
