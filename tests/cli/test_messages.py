@@ -25,6 +25,7 @@ WHO_SAYS = {
     "data/dataset.py: --streaming": ("distill",),
     "data/labels.py: --streaming": ("distill",),
     "data/reading.py": ("distill",),
+    "data/streaming.py: --streaming": ("distill",),
     "data/": ("distill", "finetune", "teach", "pretrain-teacher", "evaluate", "export", "embed", "predict"),
     "deployment/predictions.py": ("predict",),
     "deployment/": ("export",),
