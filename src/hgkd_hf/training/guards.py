@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class KeptBuffers:
     """A model's buffers, running statistics above all, as they were before a step.
 
-    On the device and without waiting for it, in three kernels for each type of number.
+    On the device and without waiting for it, in a few kernels for each type of number.
     """
 
     def __init__(self, model: nn.Module):
@@ -61,10 +61,10 @@ class _Step:
 
 
 class NonFiniteGuard:
-    """Makes steps whose loss or gradient is not finite none, up to a limit, without waiting for the device.
+    """Skips steps whose loss or gradient is not finite, up to a limit, without waiting for the device.
 
-    Such a step leaves weights, moments and buffers as they were. Whether there was one is read later, in `read`. The
-    norm is that of the gradient that all processes share, and their losses are reduced, so that all decide alike.
+    A skipped step leaves weights, moments and buffers as they were. Whether there was one is read later, in `read`.
+    The norm is that of the gradient that all processes share, and their losses are reduced, so that all decide alike.
 
     Fused optimizers skip by themselves if they are told by a scalar on the device, as `torch.amp.GradScaler` does
     (`found_inf`). For others, with fp16 and with FSDP, the device is waited for in every step.
