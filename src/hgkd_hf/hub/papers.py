@@ -41,7 +41,7 @@ class MethodNote:
 
     Attributes:
         name: its short name.
-        summary: what the student learned, one sentence.
+        summary: what the student learned, one sentence but for its subject; "" if nothing is known.
         reading: how this implementation relates to the paper.
         paper: where it comes from.
     """
@@ -54,10 +54,10 @@ class MethodNote:
 
 # By the `model_type` of the distiller's config (see `method_of`).
 METHOD_NOTES = {
-    "fine-tuning": MethodNote("fine-tuning", "It learned from labels."),
+    "fine-tuning": MethodNote("fine-tuning", "learned from labels."),
     "hgkd": MethodNote(
         "H-GKD",
-        "It learned to predict the features that a frozen vision transformer has of the whole image, without labels.",
+        "learned to predict the features that a frozen vision transformer has of the whole image, without labels.",
         ABSTRACT,
         Paper(
             "wang2023hgkd",
@@ -69,7 +69,7 @@ METHOD_NOTES = {
     ),
     "spark": MethodNote(
         "SparK",
-        "It learned to predict the pixels of the hidden cells, without labels and without a teacher.",
+        "learned to predict the pixels of the hidden cells, without labels and without a teacher.",
         PUBLISHED,
         Paper(
             "tian2023spark",
@@ -81,7 +81,7 @@ METHOD_NOTES = {
     ),
     "rob": MethodNote(
         "RoB",
-        "It learned to assign each crop of an image to prototypes as a frozen self-supervised teacher does, without "
+        "learned to assign each crop of an image to prototypes as a frozen self-supervised teacher does, without "
         "labels.",
         PUBLISHED,
         Paper(
@@ -94,8 +94,7 @@ METHOD_NOTES = {
     ),
     "manifold_distillation": MethodNote(
         "Manifold distillation",
-        "It learned the relations among the patches of a frozen teacher, within and between images, beside the "
-        "labels.",
+        "learned the relations among the patches of a frozen teacher, within and between images, beside the labels.",
         PUBLISHED,
         Paper(
             "hao2022manifold",
@@ -108,7 +107,7 @@ METHOD_NOTES = {
     ),
     "msdcrd": MethodNote(
         "MSDCRD",
-        "It learned to match the regions of a frozen teacher's feature map at several scales, by contrast with other "
+        "learned to match the regions of a frozen teacher's feature map at several scales, by contrast with other "
         "regions and images, beside the labels.",
         ABSTRACT,
         Paper(
@@ -121,7 +120,7 @@ METHOD_NOTES = {
     ),
     "kd": MethodNote(
         "Knowledge distillation",
-        "It learned a frozen teacher's softened logits beside the labels.",
+        "learned a frozen teacher's softened logits beside the labels.",
         PUBLISHED,
         Paper(
             "hinton2015kd",
@@ -133,7 +132,7 @@ METHOD_NOTES = {
     ),
     "dkd": MethodNote(
         "Decoupled knowledge distillation",
-        "It learned a frozen teacher's logits beside the labels, those of the true class apart from the others.",
+        "learned a frozen teacher's logits beside the labels, those of the true class apart from the others.",
         PUBLISHED,
         Paper(
             "zhao2022dkd",
@@ -145,7 +144,7 @@ METHOD_NOTES = {
     ),
     "hint": MethodNote(
         "FitNets hints",
-        "It learned a frozen teacher's feature map beside the labels.",
+        "learned a frozen teacher's feature map beside the labels.",
         PUBLISHED,
         Paper(
             "romero2015fitnets",
@@ -158,7 +157,7 @@ METHOD_NOTES = {
     ),
     "contrastive": MethodNote(
         "Contrastive distillation",
-        "It learned to tell which of a frozen teacher's features belongs to its own, beside the labels.",
+        "learned to tell which of a frozen teacher's features belongs to its own, beside the labels.",
         "The negatives come from the batch, not from the paper's memory bank.",
         Paper(
             "tian2020crd",
@@ -168,7 +167,7 @@ METHOD_NOTES = {
             "1910.10699",
         ),
     ),
-    "labels": MethodNote("Labels alone", "It learned from labels alone, as a baseline of distilled students."),
+    "labels": MethodNote("Labels alone", "learned from labels alone, as a baseline of distilled students."),
 }
 
 

@@ -225,8 +225,8 @@ class StudentCard:
     @property
     def summary(self) -> str:
         """What it saw and learned."""
-        saw = "It saw only some cells of each image, by sparse convolution, and learned"
-        return self.about.summary.replace("It learned", saw, 1) if self.masks else self.about.summary
+        saw = "saw only some cells of each image, by sparse convolution, and " if self.masks else ""
+        return f"It {saw}{self.about.summary}" if self.about.summary else ""
 
     def metadata(self) -> dict[str, Any]:
         """The README's metadata, in the Hub's keys."""
