@@ -2,6 +2,7 @@
 
 import ast
 import json
+import multiprocessing
 import signal
 import threading
 import time
@@ -35,6 +36,20 @@ def test_the_signal_handler_does_not_outlive_the_training(hgkd, tmp_path, callba
     except KeyError:
         assert callbacks
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_an_error_ends_the_workers_of_the_loader_and_no_other_child(hgkd, tmp_path):
+    own = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    own.start()
+    args = arguments(tmp_path, max_steps=2, dataloader_num_workers=1)
+    try:
+        with pytest.raises(KeyError):
+            DistillationTrainer(hgkd, args, Pictures(), callbacks=[Fails()]).train()
+        assert multiprocessing.active_children() == [own]
+        assert own.is_alive()
+    finally:
+        own.kill()
+        own.join()
 
 
 def test_a_thread_can_train_though_it_cannot_listen(hgkd, tmp_path):
@@ -137,7 +152,12 @@ def test_workers_outlive_the_first_signal(hgkd, tmp_path):
 
 @pytest.mark.parametrize("files", ["training/*.py", "finetuning/trainer.py"])
 def test_every_loader_of_a_run_has_such_workers(files):
-    for path in (Path(__file__).parents[2] / "src" / "hgkd_hf").glob(files):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) == "DataLoader":
-                assert "worker_init_fn" in {keyword.arg for keyword in node.keywords}, f"{path.name}:{node.lineno}"
+    loaders = [
+        (f"{path.name}:{node.lineno}", {keyword.arg for keyword in node.keywords})
+        for path in (Path(__file__).parents[2] / "src" / "hgkd_hf").glob(files)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "DataLoader"
+    ]
+    assert loaders
+    for place, keywords in loaders:
+        assert "worker_init_fn" in keywords, place

@@ -24,7 +24,7 @@ from .whole_folders import PARTIAL, fault, why_full
 logger = logging.getLogger(__name__)
 
 ARGUMENTS_FILE = "training_args.json"  # in every checkpoint
-_TRIES = 5  # seconds that a file may take to be seen by all
+_SEEN_WITHIN = 5  # seconds that a file may take to be seen by all
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -120,7 +120,7 @@ def check_shared(run: str | Path, accelerator: Accelerator) -> None:
 
 def _appears(path: Path) -> bool:
     """Whether a file is there, or comes within some seconds, as over a network."""
-    for _ in range(_TRIES):
+    for _ in range(_SEEN_WITHIN):
         if path in path.parent.glob(path.name):  # lists the folder, whose entries may have been cached
             return True
         time.sleep(1)

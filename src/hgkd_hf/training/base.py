@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import multiprocessing
 import time
 from pathlib import Path
 from typing import Any
@@ -142,11 +143,12 @@ class BaseTrainer(ResumableTrainer):
         if self.args.push_to_hub:
             self.publisher  # noqa: B018 (raises)
         self._last_log = None
+        others = multiprocessing.active_children()  # the caller's
         with self._stop.listening():
             try:
                 return super().train(*args, **kwargs)
             except BaseException as error:
-                end_workers()
+                end_workers(others)
                 if not (isinstance(error, RuntimeError) and self._stop.received):
                     raise
                 # It may have ended a worker that was just starting, or another process of the job.

@@ -9,8 +9,9 @@ import multiprocessing
 import signal
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -132,9 +133,9 @@ def outlive_signal(worker_id: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
-def end_workers() -> None:
-    """End the workers of this process at once: those that outlive a SIGTERM would keep it from exiting."""
-    while workers := multiprocessing.active_children():
+def end_workers(others: Collection[BaseProcess]) -> None:
+    """End the children of this process but `others` at once: workers that outlive a SIGTERM keep it from exiting."""
+    while workers := [child for child in multiprocessing.active_children() if child not in others]:
         with suppress(RuntimeError):  # by which torch tells that a worker was killed
             for worker in workers:
                 worker.kill()
