@@ -20,7 +20,7 @@ from ..data import ImageSource, match_classes
 from ..data.decode import CorruptImageError
 from ..data.errors import listed
 from ..students.features import feature_scales
-from .boxes import BOX_FORMATS, BoxSurvey, category_names, class_numbers, misfitting, read_objects, to_corners
+from .boxes import BoxSurvey, category_names, class_numbers, misfitting, read_objects, to_corners
 from .dense import DenseTask, backbone_config, load_backbone_weights
 from .geometry import Placement
 from .settings import ObjectDetectionSettings
@@ -42,12 +42,8 @@ class ObjectDetection(ObjectDetectionSettings, DenseTask):
     _named = 0
 
     def check(self) -> None:
-        """Also refuse an unknown format of boxes, and missing libraries."""
+        """Also refuse missing libraries."""
         super().check()
-        if self.box_format not in BOX_FORMATS:
-            raise ValueError(
-                f"box_format is {self.box_format!r}: choose one of {', '.join(BOX_FORMATS)} (--box_format)."
-            )
         for library in ("scipy", *(("pycocotools",) if self.eval_split else ())):  # of the loss, of the evaluation
             if importlib.util.find_spec(library) is None:
                 raise ValueError(f"object-detection needs {library}: pip install 'hgkd_hf[detection]'.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from ..methods.base.command_settings import DatasetSettings
 from ..methods.base.settings import setting
@@ -10,7 +11,8 @@ from ..students.presets import PRESETS
 from ..training.settings import TrainingSettings
 
 NORMALISED = "-normalised"
-BOX_FORMATS = tuple(f"{order}{unit}" for unit in ("", NORMALISED) for order in ("xywh", "xyxy", "cxcywh"))
+BoxFormat = Literal["xywh", "xyxy", "cxcywh", "xywh-normalised", "xyxy-normalised", "cxcywh-normalised"]
+BOX_FORMATS = get_args(BoxFormat)
 
 
 @dataclass
@@ -100,7 +102,7 @@ class SemanticSegmentationSettings(DenseSettings):
 class ObjectDetectionSettings(DenseSettings):
     """Boxes, and the detector."""
 
-    box_format: str = setting(
+    box_format: BoxFormat = setting(
         "xywh",
         "Of the stored boxes: x, y, width, height; corners; or centre and size; in pixels, or as shares of the "
         f"image's sides: {', '.join(BOX_FORMATS)}.",
