@@ -252,8 +252,8 @@ def plot(records: list[dict], path: str) -> None:
     figure.savefig(path, dpi=120)
 
 
-def whole_step(repetitions: int, device: str, dtype: str) -> None:
-    """Where the time of one H-GKD step goes: ResNet-50 student, ViT-S/16-sized teacher in bfloat16, 8 images."""
+def whole_step(repetitions: int, device: str, dtype: str, batch_size: int = 8) -> None:
+    """Where the time of one H-GKD step goes: ResNet-50 student, ViT-S/16-sized teacher in bfloat16."""
     from PIL import Image
     from transformers import ViTConfig, ViTModel
 
@@ -262,7 +262,8 @@ def whole_step(repetitions: int, device: str, dtype: str) -> None:
 
     vit = ViTModel(ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536), add_pooling_layer=False)
     teacher = PatchTeacher(vit.to(device, torch.bfloat16))
-    config = HGKDConfig.for_teacher(teacher, SparseUNetConfig(encoder_config=student_encoder_config("resnet-50")))
+    student = SparseUNetConfig(encoder_config=student_encoder_config("resnet-50"))
+    config = HGKDConfig.for_teacher(teacher, student, mask_ratio=0.6)
     model = HGKDForPreTraining(config).attach_teacher(teacher).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     transform = ImageTransform(224, train=True)
@@ -279,8 +280,9 @@ def whole_step(repetitions: int, device: str, dtype: str) -> None:
                 torch.cuda.synchronize()
             marks.append((name, time.perf_counter()))
 
-        pixels = torch.stack([transform(picture, sample_generator(0, 0, i, "view")) for i in range(8)]).to(device)
-        mask = torch.stack([random_cell_mask(config.cell_grid, 0.6) for _ in range(8)]).to(device)
+        views = [transform(picture, sample_generator(0, 0, index, "view")) for index in range(batch_size)]
+        pixels = torch.stack(views).to(device)
+        mask = torch.stack([random_cell_mask(config.cell_grid, config.mask_ratio) for _ in pixels]).to(device)
         mark("data")
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
             targets = model.teach(pixels, mask).feature_maps

@@ -1,11 +1,13 @@
 """benchmarks/sparse_encoder.py: its records, its ratios, and that all of it still runs."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from transformers import ResNetConfig
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "sparse_encoder.py"
 
@@ -47,6 +49,15 @@ def test_presets_hold_what_docs_promise(benchmark, preset):
     cases = benchmark.preset(preset)
     wanted = {("resnet-50", "float32", 0.6), ("resnet-50", "bfloat16", 0.6), ("resnet-18", "float32", 0.6)}
     assert wanted | {("resnet-50", "float32", 0.0)} <= {(case.model, case.dtype, case.mask_ratio) for case in cases}
+
+
+def test_a_step_by_its_parts(benchmark, monkeypatch, capsys):
+    small = ResNetConfig(embedding_size=16, hidden_sizes=[16, 16, 16, 16], depths=[1, 1, 1, 1], layer_type="basic")
+    monkeypatch.setattr(benchmark, "student_encoder_config", lambda name: small)
+    benchmark.whole_step(repetitions=1, device="cpu", dtype="float32", batch_size=1)
+    table = capsys.readouterr().out
+    for part in ("teacher", "encoder, forward", "decoder and loss, backward", "encoder, backward", "whole step"):
+        assert re.search(rf"^\| {part} \| \d+ \| \d+ \|$", table, re.MULTILINE), part
 
 
 @pytest.mark.slow
