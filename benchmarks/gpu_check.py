@@ -201,8 +201,10 @@ def whole_steps(
 
     def make(backend: str) -> Callable[[], None]:
         student = SparseUNetConfig(encoder_config=encoder_config(model))
-        config = {"image_size": image_size(args), "mask_ratio": 0.0 if backend == "dense" else MASK_RATIO}
-        distiller = HGKDForPreTraining(HGKDConfig.for_teacher(teacher, student, **config)).attach_teacher(teacher)
+        ratio = 0.0 if backend == "dense" else MASK_RATIO
+        # Without a mask the first steps would be at low resolution, and what is compared would not be the same.
+        settings = {"image_size": image_size(args), "mask_ratio": ratio, "low_resolution_share": 0.0}
+        distiller = HGKDForPreTraining(HGKDConfig.for_teacher(teacher, student, **settings)).attach_teacher(teacher)
         distiller = distiller.to(args.device, memory_format=torch.channels_last).train()
         distiller.student.sparse_backend = "cells" if backend == "dense" else backend
         if compile_with is not None:

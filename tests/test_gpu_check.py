@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from hgkd_hf import SparseUNetModel
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu_check.py"
 
@@ -32,6 +36,21 @@ def test_small_on_the_cpu(tmp_path):
     text = (tmp_path / "gpu_check.md").read_text()
     assert text.count("| yes |") == 5
     assert "| step | resnet-18 | 2 | cells |" in text
+
+
+def test_every_backend_sees_the_whole_image(gpu_check, monkeypatch):
+    monkeypatch.setattr(gpu_check, "image_size", lambda args: 128)  # large enough for a low resolution
+    sizes = []
+
+    def note(module: nn.Module, inputs: tuple) -> None:
+        if isinstance(module, SparseUNetModel):
+            sizes.append(tuple(inputs[0].shape[2:]))
+
+    steps = gpu_check.whole_steps(argparse.Namespace(device="cpu", small=True), "resnet-18", 2)
+    with register_module_forward_pre_hook(note):
+        for step in steps.values():
+            step()
+    assert sizes == [(128, 128)] * 3
 
 
 def test_a_part_that_is_too_slow_keeps_what_it_has(gpu_check, tmp_path, monkeypatch):
