@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from hgkd_hf.sparse.masking import VisibleCells, cell_grid, expand_mask, num_visible_cells, random_cell_mask
+from hgkd_hf.sparse.windows import reading
 
 
 @pytest.mark.parametrize(
@@ -71,26 +72,30 @@ def test_expand_mask():
         expand_mask(mask, (2, 3))
 
 
-def test_neighbours_against_a_padded_map():
+def test_index_table_against_a_padded_map():
     """The window of every cell equals the cut-out of the padded map of positions, hidden ones apart."""
     cells = VisibleCells(draw(2, (3, 3), 0.4))
     block = 2
-    position = torch.arange(len(cells) * block * block).view(len(cells), 1, block, block)
+    none = len(cells) * block * block
+    position = torch.arange(none).view(len(cells), 1, block, block)
     maps = cells.scatter(position + 1)[:, 0]  # 0 = hidden
     padded = torch.nn.functional.pad(maps, (3, 3, 3, 3), value=-1)  # -1 = outside
-    index, state = cells.neighbours((block, block), top=3, left=1, size=(4, 5))
+    axes = reading(range(-3, 1), block, block), reading(range(-1, 4), block)
+    index = cells.index_table(*axes, block * block, outside_apart=True).view(-1, 4, 5)
     for row in range(len(cells)):
         y, x = divmod(cells.cell_index[row].item(), 3)
         top, left = y * block, x * block + 2
         window = padded[cells.image_index[row], top : top + 4, left : left + 5]
-        assert torch.equal(state[row], torch.where(window > 0, 0, torch.where(window == 0, 1, 2)))
-        assert torch.equal(index[row], (window - 1).clamp(min=0))
+        absent = torch.where(window == 0, none, none + 1)
+        assert torch.equal(index[row].long(), torch.where(window > 0, window - 1, absent))
 
 
-def test_strided_neighbours():
+def test_strided_index_table():
     cells = VisibleCells(draw(1, (2, 2), 0.0))
-    every, _ = cells.neighbours((4, 4), 0, 0, (4, 4))
-    second, _ = cells.neighbours((4, 4), 0, 0, (2, 2), (2, 2))
+    every, second = (
+        cells.index_table(reading(steps, 4, 4), reading(steps, 4), 16).view(-1, len(steps), len(steps))
+        for steps in (range(4), range(0, 4, 2))
+    )
     assert torch.equal(second, every[:, ::2, ::2])
 
 

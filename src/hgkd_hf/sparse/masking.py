@@ -179,31 +179,6 @@ class VisibleCells:
         maps = blocks.view(self.batch_size, gh, gw, bh, bw, channels).transpose(2, 3)
         return maps.reshape(self.batch_size, gh * bh, gw * bw, channels).permute(0, 3, 1, 2)
 
-    def neighbours(
-        self,
-        block: tuple[int, int],
-        top: int,
-        left: int,
-        size: tuple[int, int],
-        stride: tuple[int, int] = (1, 1),
-    ) -> tuple[Tensor, Tensor]:
-        """Where the pixels of a window around every visible cell's block lie.
-
-        Feature maps of these cells have blocks of `block` pixels. The window of a cell starts `top` rows above and
-        `left` columns before its block and is `size` (rows, columns) long, counted in steps of `stride` pixels.
-
-        Returns:
-            index: (V, rows, columns) long, positions in the flattened rows (V * bh * bw), 0 where there is none.
-            state: (V, rows, columns) int8: 0 = visible, 1 = in a hidden cell, 2 = outside the image.
-        """
-        (bh, bw), (rows, columns) = block, size
-        vertical = tuple(divmod(row * stride[0] - top, bh) for row in range(rows))
-        horizontal = tuple(divmod(column * stride[1] - left, bw) for column in range(columns))
-        vertical = tuple((step, y * bw) for step, y in vertical)
-        index = self.index_table(vertical, horizontal, bh * bw, outside_apart=True).view(-1, rows, columns)
-        none = len(self) * bh * bw
-        return index.where(index < none, 0).long(), (index - none + 1).clamp(0, 2).to(torch.int8)
-
     def index_table(
         self,
         vertical: Axis,

@@ -21,6 +21,7 @@ from torch.autograd.function import once_differentiable
 from .backend import Dense
 from .cells import CellsBackend
 from .masking import VisibleCells
+from .row_products import autocast_dtype
 from .tables import pixels
 from .windows import Geometry
 
@@ -67,8 +68,7 @@ class SpconvBackend(CellsBackend):
         """
         if layer.kernel_size == (1, 1) or layer.groups > 1:  # spconv reinterprets 1x1 weights, and has no groups
             return super().conv2d(layer, dense, x)
-        device = x.device.type  # a custom Function is not autocast by itself
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+        dtype = autocast_dtype(x)  # a custom Function is not autocast by itself
         if dtype not in DTYPES:
             raise ValueError(f'{layer}: spconv has no {dtype}, use float16, float32 or sparse backend "cells".')
         shape = self.geometry(layer, x)
@@ -89,22 +89,14 @@ class SpconvBackend(CellsBackend):
             counts: (kh*kw,) int32, the number of pairs of each tap.
         """
         if shape not in self._pairs:
-            reach = [dilation * (kernel - 1) for kernel, dilation in zip(shape.kernel, shape.dilation)]
-            index, state = self.cells.neighbours(shape.block, *shape.padding, shape.window)
-
-            def by_tap(table: Tensor) -> Tensor:
-                """(V, rows, columns) to (kh*kw, V*b'*b')."""
-                for axis, far in enumerate(reach):
-                    table = table.unfold(axis + 1, far + 1, shape.stride[axis])[..., :: shape.dilation[axis]]
-                return table.permute(3, 4, 0, 1, 2).flatten(2).flatten(0, 1)
-
-            visible = by_tap(state) == 0
-            tap, output = visible.nonzero(as_tuple=True)
-            slot = (visible.cumsum(1) - 1)[tap, output]
-            pairs = torch.full((2, *visible.shape), -1, dtype=torch.int32, device=self.cells.device)
-            pairs[0, tap, slot] = by_tap(index)[tap, output].int()
+            patches = self.tables.patches(shape).t()
+            exists = patches < len(self.cells) * shape.block[0] * shape.block[1]
+            tap, output = exists.nonzero(as_tuple=True)
+            slot = (exists.cumsum(1) - 1)[tap, output]
+            pairs = torch.full((2, *exists.shape), -1, dtype=torch.int32, device=self.cells.device)
+            pairs[0, tap, slot] = patches[tap, output]
             pairs[1, tap, slot] = output.int()
-            self._pairs[shape] = pairs, visible.sum(1, dtype=torch.int32)
+            self._pairs[shape] = pairs, exists.sum(1, dtype=torch.int32)
         return self._pairs[shape]
 
 
