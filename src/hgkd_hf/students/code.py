@@ -6,7 +6,7 @@ that the user has named, on the command line (`--student`, `--allow_code`) or by
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
@@ -42,11 +42,8 @@ def allow_code(factory: str | Callable[..., nn.Module]) -> str:
         raise NetworkError(
             f"{factory!r} is no import path: give package.module:function, e.g. torchvision.models:resnet18."
         )
-    module, _, name = factory.partition(":")
     try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
+        found = pkgutil.resolve_name(factory)
     except (ImportError, AttributeError) as error:
         raise NetworkError(f"{factory!r} cannot be imported: {error}.") from error
     if not callable(found):
