@@ -4,6 +4,7 @@ Importing it registers every config and model with transformers' Auto classes.
 """
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING or not _only_helps():
     from .methods.manifold.modeling import ManifoldDistillationConfig, ManifoldDistillationForImageClassification
     from .methods.msdcrd.modeling import MSDCRDConfig, MSDCRDForImageClassification
     from .methods.rob.modeling import RoBConfig, RoBForPreTraining
+    from .methods.settings import SETTINGS
     from .sparse import sparsify, visible
     from .sparse.masking import VisibleCells, random_cell_mask
     from .students.code import allow_code
@@ -35,6 +37,9 @@ if TYPE_CHECKING or not _only_helps():
         SparseUNetModel,
     )
     from .teachers import ClassifierTeacher, CNNTeacher, PatchTeacher
+
+    for _method in SETTINGS:
+        import_module(f"{__name__}.methods.{_method}.modeling")
 
 __all__ = [
     "CNNTeacher",

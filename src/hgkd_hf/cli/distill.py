@@ -1,13 +1,13 @@
-"""Distil a teacher into a small student: H-GKD, RoB, manifold distillation, MSDCRD and baselines.
+"""Distil a teacher into a small student by one of the methods of docs/methods.md, H-GKD unless told otherwise.
 
     hgkd distill --teacher facebook/dinov2-base --student resnet-50 --dataset path/to/images --output_dir runs/mine
     hgkd distill --method rob --teacher facebook/dinov2-small --student resnet-18 --dataset path/to/images
     accelerate launch -m hgkd_hf.cli.distill --recipe hgkd_resnet50 --dataset path/to/images
 
-`method` (hgkd, rob, manifold, msdcrd, kd) decides which settings there are: `--method rob --help` lists RoB's. Every
-key of a recipe is a flag, and flags win. The run's folder holds checkpoints, metrics.jsonl, summary.json and student/,
-a stock checkpoint for AutoModel.from_pretrained with its card. The same command with --resume continues after a stop;
---push_to_hub --hub_model_id user/name publishes the student (`hgkd publish` does so later).
+`method` decides which settings there are: `--method rob --help` lists RoB's. Every key of a recipe is a flag, and
+flags win. The run's folder holds checkpoints, metrics.jsonl, summary.json and student/, a stock checkpoint for
+AutoModel.from_pretrained with its card. The same command with --resume continues after a stop; --push_to_hub
+--hub_model_id user/name publishes the student (`hgkd publish` does so later).
 """
 
 from __future__ import annotations

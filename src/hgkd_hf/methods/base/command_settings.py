@@ -62,7 +62,7 @@ class TaughtImages(DatasetSettings):
 class CommandSettings(MethodSettings, TaughtImages):
     """What is distilled from what, on which images."""
 
-    method: str = setting("hgkd", "hgkd | rob | manifold | msdcrd | kd.")
+    method: str = setting("hgkd", "What is learned and how; docs/methods.md has all.")
     teacher_cache: str | None = setting(
         None, "Folder or Hub id of what a teacher saw, written by `hgkd teach`: the teacher itself is not loaded."
     )
