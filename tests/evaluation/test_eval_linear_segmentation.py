@@ -18,6 +18,7 @@ from hgkd_hf.evaluation.linear_segmentation import (
     extract_maps,
     fit_segmentation_probe,
 )
+from hgkd_hf.students.sparse_unet import SparseUNetConfig, SparseUNetModel
 
 IGNORED = -100
 ENCODER = ResNetConfig(embedding_size=16, hidden_sizes=[16, 16, 32, 32], depths=[1, 1, 1, 1], layer_type="basic")
@@ -115,6 +116,24 @@ def test_maps_of_a_cnn_are_its_scales_and_of_a_vit_its_tokens(models):
     assert shapes == [(2, 16, 16, 24), (2, 16, 8, 12), (2, 32, 4, 6), (2, 32, 2, 3)]
     shapes = [tuple(m.shape) for m in load_maps(str(models / "vit"), None, (64, 96), *statistics)(images)]
     assert shapes == [(2, 32, 4, 6)]
+
+
+@pytest.mark.parametrize(("stride", "decoded"), [(16, [(2, 8, 4, 6)]), (2, [])])
+def test_a_whole_student_gives_its_decoders_map_too_unless_it_is_finer(tmp_path, stride, decoded):
+    torch.manual_seed(0)
+    config = SparseUNetConfig(encoder_config=ENCODER, decoder_width=16, decoder_stride=stride)
+    student = SparseUNetModel(config).eval()
+    student.save_pretrained(tmp_path)
+    images = torch.randn(2, 3, 64, 96)
+    maps = load_maps(str(tmp_path), None, (64, 96), (0.5,) * 3, (0.25,) * 3)(images)
+    expected = student(images, output_hidden_states=True)
+    encoder = [(2, 16, 16, 24), (2, 16, 8, 12), (2, 32, 4, 6), (2, 32, 2, 3)]
+    assert sorted(tuple(map_.shape) for map_ in maps) == sorted(encoder + decoded)
+    widths = [map_.shape[-1] for map_ in maps]
+    assert widths == sorted(widths, reverse=True)
+    wanted = [*expected.feature_maps, *([expected.last_hidden_state] if decoded else [])]
+    for map_ in wanted:
+        assert any(torch.equal(map_, found) for found in maps if found.shape == map_.shape)
 
 
 @pytest.fixture

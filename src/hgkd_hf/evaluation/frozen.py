@@ -12,6 +12,7 @@ from transformers import AutoModel
 
 from ..data import EvaluationDataset, ImageSource, ImageTransform, collate
 from ..students.features import feature_scales, has_feature_scales
+from ..students.sparse_unet import SparseUNetModel
 from ..teachers import PatchTeacher
 from ..teachers.showing import show
 from .features import Features, extract_features
@@ -29,6 +30,11 @@ def load_frozen_model(name: str, revision: str | None = None) -> nn.Module:
     Raises:
         ValueError: the checkpoint lacks weights that the features depend on.
     """
+    model = _load_whole(name, revision)
+    return model.encoder if isinstance(model, SparseUNetModel) else model
+
+
+def _load_whole(name: str, revision: str | None) -> nn.Module:
     model, loading = AutoModel.from_pretrained(
         name, revision=revision, use_safetensors=True, dtype=torch.float32, output_loading_info=True
     )
@@ -37,8 +43,7 @@ def load_frozen_model(name: str, revision: str | None = None) -> nn.Module:
         raise ValueError(f"checkpoint {name!r} lacks {min(missing)}: its features would be random (--model).")
     if missing != set(loading["missing_keys"]):
         model.pooler = None  # a random layer above the class token: pooled_features takes the mean of the tokens
-    model = getattr(model, "vision_model", model)
-    return (model.encoder if model.config.model_type == "sparse_unet" else model).eval()
+    return getattr(model, "vision_model", model).eval()
 
 
 FINEST_STRIDE = 4  # of maps that are probed: finer ones, which few CNNs have, hold colours and edges
@@ -53,7 +58,8 @@ def load_maps(
 ) -> MapsOf:
     """A frozen checkpoint as a function from normalised images (B, 3, H, W) to maps (B, C, h, w), finest first.
 
-    A CNN gives its maps of all scales from stride 4 on, a ViT that of its final patch tokens.
+    A CNN gives its maps of all scales from stride 4 on; a whole student also its decoder's, unless that is finer; a
+    ViT that of its final patch tokens.
 
     Args:
         name: folder or Hub id.
@@ -64,7 +70,9 @@ def load_maps(
     Raises:
         ValueError: the checkpoint lacks weights that the features depend on, or the model gives no maps.
     """
-    model = load_frozen_model(name, revision).to(best_device())
+    model = _load_whole(name, revision).to(best_device())
+    if isinstance(model, SparseUNetModel):
+        return partial(_student_maps, model)
     if has_feature_scales(model.config):
         scales = [scale for scale in feature_scales(model.config) if scale.stride >= FINEST_STRIDE]
 
@@ -77,6 +85,13 @@ def load_maps(
     size = tuple(max(1, round(side / patch)) * patch for side in image_size)
     vit = PatchTeacher.from_pretrained(name, revision=revision, layers=(-1,), image_size=size).to(best_device())
     return lambda images: show(vit, images, image_mean, image_std).feature_maps
+
+
+def _student_maps(student: SparseUNetModel, images: Tensor) -> list[Tensor]:
+    outputs = student(images, output_hidden_states=True)
+    scales = zip((scale.stride for scale in student.scales), outputs.feature_maps)
+    maps = [*scales, (student.config.decoder_stride, outputs.last_hidden_state)]
+    return [map_ for stride, map_ in sorted(maps, key=lambda found: found[0]) if stride >= FINEST_STRIDE]
 
 
 def teacher_features(
