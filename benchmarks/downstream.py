@@ -20,7 +20,6 @@ import math
 import resource
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -31,14 +30,13 @@ from typing import Any
 import torch
 import yaml
 from downstream_table import curves, markdown, payback, summarise
+from launch import check_same_settings, commit, launch_script, steps_within
 from transformers import AutoModel
 
-from hgkd_hf.checkpoints.folders import list_checkpoints
 from hgkd_hf.data import ImageTransform, bank_and_queries, load_images
 from hgkd_hf.evaluation import ProtocolSettings, best_device, image_set_features, run_protocols
 from hgkd_hf.students.presets import student_encoder_config
 
-TRAINING = Path(__file__).parents[1] / "training"
 CALIBRATION_STEPS = (10, 30)
 # Of a teacher's cache: about what a run of two minutes sees; several views of each where a set is smaller.
 CACHED_IMAGES = 16_000
@@ -89,6 +87,7 @@ class Preset:
     decoder_width: int = 256
     batch_size: int = 32
     learning_rate: float = 1e-3
+    crop_scale: tuple[float, float] = (0.67, 1.0)
     label_share: float = 0.1
 
 
@@ -131,13 +130,20 @@ class Benchmark:
     output_dir: Path
     fine_tunes: bool = True
     budget: float | None = None
+    image_column: str | None = None
+
+    @property
+    def images(self) -> dict[str, Any]:
+        """What names the images."""
+        column = {} if self.image_column is None else {"image_column": self.image_column}
+        return {"dataset": self.dataset, **column}
 
     def cell(self, row: str, seed: int) -> dict[str, float]:
         """All figures of a row and seed, from their files or by work."""
         figures = {}
         for kind, compute in (("frozen", self.frozen), ("finetuned", self.finetuned)):
-            if kind == "finetuned" and (row == "random" or not self.fine_tunes):
-                continue  # random weights fine-tuned are the row `supervised`
+            if kind == "finetuned" and not self.fine_tuned(row):
+                continue
             file = self.output_dir / "cells" / f"{row}-{seed}-{kind}.json"
             if not file.is_file():
                 print(f"{time.strftime('%H:%M:%S')} {row}, seed {seed}: {kind}", flush=True)
@@ -148,6 +154,10 @@ class Benchmark:
                 unfinished.replace(file)
             figures |= json.loads(file.read_text())
         return figures
+
+    def fine_tuned(self, row: str) -> bool:
+        """Whether a row's students are fine-tuned; random weights that are, are the row `supervised`."""
+        return self.fine_tunes and row != "random"
 
     def frozen(self, row: str, seed: int) -> dict[str, float]:
         """kNN, linear and few-label probes of the frozen features."""
@@ -208,10 +218,11 @@ class Benchmark:
             "max_steps": preset.steps,
             "per_device_train_batch_size": preset.batch_size,
             "learning_rate": preset.learning_rate,
+            "crop_scale": list(preset.crop_scale),
             "bf16": True,
             "seed": seed,
         }
-        where = {"dataset": self.dataset}
+        where = dict(self.images)
         if "method" not in PRETRAINED[row]:
             settings["decoder_width"] = preset.decoder_width
         if row in FROM_CLASSIFIER:
@@ -229,26 +240,29 @@ class Benchmark:
             check_same_settings(folder, settings if self.budget is None else settings | {"max_steps": None})
             return json.loads(summary.read_text())
         if row in CACHED:
-            where = {"dataset": self.dataset, "max_samples": CACHED_IMAGES, "teacher_cache": self.cache()}
+            where = self.images | {"max_samples": CACHED_IMAGES, "teacher_cache": self.cache()}
             settings = {k: v for k, v in settings.items() if k not in ("teacher_layers", "teacher_dtype")}
         if (folder / "recipe.yaml").is_file():  # stopped before: resumed with the steps that fitted then
             settings["max_steps"] = yaml.safe_load((folder / "recipe.yaml").read_text())["max_steps"]
         elif self.budget is not None:
-            seconds = []
-            for steps in CALIBRATION_STEPS:
-                trial = self.output_dir / "calibration" / f"{row}-{seed}-{steps}"
-                shutil.rmtree(trial, ignore_errors=True)
-                launch_script("distill.py", trial, **where, **settings | {"max_steps": steps})
-                seconds.append(json.loads((trial / "summary.json").read_text())["process_seconds"])
+            seconds = [self.trial(row, steps, where | settings) for steps in CALIBRATION_STEPS]
             settings["max_steps"] = steps_within(self.budget, CALIBRATION_STEPS, seconds)
         launch_script("distill.py", folder, **where, **settings)
         return json.loads(summary.read_text())
+
+    def trial(self, row: str, steps: int, settings: dict[str, Any]) -> float:
+        """Process seconds of a short run, made once for all seeds."""
+        folder = self.output_dir / "calibration" / f"{row}-{steps}"
+        if not (folder / "summary.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            launch_script("distill.py", folder, **settings | {"max_steps": steps})
+        return json.loads((folder / "summary.json").read_text())["process_seconds"]
 
     def cache(self) -> Path:
         """What the teacher sees in the images, written once; beside it the process seconds that took."""
         folder = self.output_dir.parent / "teacher-cache"
         if not (folder / "seconds.json").is_file():
-            rows = min(CACHED_IMAGES, load_images(self.dataset).num_rows)
+            rows = min(CACHED_IMAGES, load_images(self.dataset, image_column=self.image_column).num_rows)
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             launch_script(
                 "teach.py",
@@ -256,10 +270,11 @@ class Benchmark:
                 teacher=self.teacher,
                 teacher_layers=self.teacher_layers,
                 teacher_dtype="bfloat16",
-                dataset=self.dataset,
+                **self.images,
                 max_samples=CACHED_IMAGES,
                 views=math.ceil(CACHED_IMAGES / rows),
                 image_size=self.preset.image_size,
+                crop_scale=list(self.preset.crop_scale),
                 storage="float16",
             )
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -274,50 +289,6 @@ class Benchmark:
     def finetuned_folder(self, row: str, seed: int) -> Path:
         """The run of finetune.py."""
         return self.output_dir / "finetuned" / f"{row}-{seed}"
-
-
-def steps_within(budget: float, steps: tuple[int, int], seconds: list[float]) -> int:
-    """How many steps fit in `budget` seconds, if runs of `steps` took `seconds`, most of a start the same."""
-    (few, many), (short, long) = steps, seconds
-    step = max((long - short) / (many - few), long / many / 2)  # noise may not make it free
-    return max(1, round(many + (budget - long) / step))
-
-
-def launch_script(script: str, folder: Path, **settings) -> None:
-    """Run a training script with its settings as flags, resumed from a checkpoint; its output goes to run.log."""
-    settings |= {"output_dir": folder}
-    if script != "teach.py":
-        settings |= {"save_strategy": "steps", "save_steps": 100, "save_total_limit": 1}
-        settings |= {"disable_tqdm": True, "logging_steps": 10}
-    flags = []
-    for name, value in settings.items():
-        flags += [f"--{name}", *map(str, value)] if isinstance(value, list) else [f"--{name}={value}"]
-    if list_checkpoints(folder):
-        flags.append("--resume")
-    folder.mkdir(parents=True, exist_ok=True)
-    log = folder.parent / f"{folder.name}.log"
-    with log.open("a") as output:
-        done = subprocess.run([sys.executable, str(TRAINING / script), *flags], stdout=output, stderr=output)
-    if done.returncode:
-        last = log.read_text().strip().splitlines()[-1]
-        raise ValueError(f"{script} for {folder} failed: {last.removeprefix('error: ')} (see {log})")
-
-
-def check_same_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Refuse a finished run that was made with another budget."""
-    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
-    for name, value in settings.items():
-        if name in recipe and value is not None and recipe[name] != value:
-            raise ValueError(
-                f"{folder} was made with {name} {recipe[name]}, but this benchmark wants {value}: "
-                f"move it away, or choose another --output_dir."
-            )
-
-
-def commit() -> str | None:
-    command = ["git", "-C", str(TRAINING), "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() or None
 
 
 def run(benchmark: Benchmark, rows: Iterable[str], seeds: Iterable[int]) -> tuple[dict, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The table and the curves of `downstream.py`."""
+"""The table and the curves of `downstream.py` and `dense.py`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ COLUMNS = {
 WHOLE_NUMBERS = ("steps", "process_seconds", "teach_seconds")
 
 
-def summarise(cells: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, dict[str, Any]]]:
+def summarise(
+    cells: dict[str, list[dict[str, float]]], columns: Iterable[str] = COLUMNS
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Mean, sample deviation (None for one seed) and values of each row and column."""
     table = {}
     for row, seeds in cells.items():
-        for column in COLUMNS:
+        for column in columns:
             values = [cell[column] for cell in seeds if column in cell]
             if values:
                 deviation = statistics.stdev(values) if len(values) > 1 else None
@@ -32,11 +34,11 @@ def summarise(cells: dict[str, list[dict[str, float]]]) -> dict[str, dict[str, d
     return table
 
 
-def markdown(table: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """The table, accuracies in per cent."""
-    lines = ["| pre-training | " + " | ".join(COLUMNS.values()) + " |", "| --- " * (len(COLUMNS) + 1) + "|"]
-    for row, columns in table.items():
-        entries = [entry_text(columns.get(column), whole=column in WHOLE_NUMBERS) for column in COLUMNS]
+def markdown(table: dict[str, dict[str, dict[str, Any]]], columns: dict[str, str] = COLUMNS) -> str:
+    """The table under the headings `columns`, accuracies in per cent."""
+    lines = ["| pre-training | " + " | ".join(columns.values()) + " |", "| --- " * (len(columns) + 1) + "|"]
+    for row, found in table.items():
+        entries = [entry_text(found.get(column), whole=column in WHOLE_NUMBERS) for column in columns]
         lines.append(f"| {row} | " + " | ".join(entries) + " |")
     return "\n".join(lines)
 

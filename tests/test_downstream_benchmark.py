@@ -134,7 +134,7 @@ def test_every_rows_flags_are_known_to_the_scripts(downstream, monkeypatch, tmp_
         (folder / "summary.json").write_text(json.dumps(summary))
 
     monkeypatch.setattr(downstream, "launch_script", launch)
-    monkeypatch.setattr(downstream, "load_images", lambda dataset: SimpleNamespace(num_rows=100))
+    monkeypatch.setattr(downstream, "load_images", lambda dataset, **_: SimpleNamespace(num_rows=100))
     for row in downstream.PRETRAINED:
         arguments = (downstream.PRESETS["full"], "x", "test", "t", [-1], "c", tmp_path / row / "60s", True, 60.0)
         downstream.Benchmark(*arguments).finetuned(row, 0)

@@ -1,0 +1,84 @@
+"""benchmarks/dense.py: what it asks of the scripts, and which learning rate counts; no training is run."""
+
+import importlib
+import json
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from hgkd_hf.cli.evaluate import EvaluationArguments
+from hgkd_hf.finetuning.registry import TASKS
+from hgkd_hf.finetuning.trainer import FineTuningArguments
+from hgkd_hf.methods.registry import METHODS
+from hgkd_hf.training.arguments import DistillationArguments
+from hgkd_hf.training.teaching import TeachSettings
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "dense.py"
+KNOWN = {
+    "teach.py": (TeachSettings,),
+    "distill.py": (METHODS["hgkd"], DistillationArguments),
+    "evaluate.py": (EvaluationArguments,),
+    "finetune.py": (TASKS["semantic-segmentation"], FineTuningArguments),
+}
+
+
+@pytest.fixture
+def dense(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)  # as Python does for a script
+    return importlib.import_module("dense")
+
+
+@pytest.fixture
+def launched(dense, monkeypatch):
+    """Every script that is asked for, with its settings; a probe of a decoder finds more."""
+    calls = []
+
+    def launch(script, folder, **settings):
+        assert set(settings) - {"recipe"} <= {field.name for kind in KNOWN[script] for field in fields(kind)}
+        calls.append((script, settings))
+        folder.mkdir(parents=True, exist_ok=True)
+        miou = 0.45 if str(settings.get("model")).endswith("sparse_unet") else 0.4
+        (folder / "results.json").write_text(json.dumps({"metrics": {"linear_segmentation_miou": miou}}))
+        on_validation = {3e-4: 0.30, 1e-3: 0.32, 3e-3: 0.31}.get(settings.get("learning_rate"))
+        mean_iou = on_validation if settings.get("eval_split") == "validation" else 0.28
+        summary = {"steps": 200, "process_seconds": 90.0, "metrics": {"mean_iou": mean_iou}}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        (folder / "recipe.yaml").write_text("{}")
+
+    for module in (dense, sys.modules["downstream"]):
+        monkeypatch.setattr(module, "launch_script", launch)
+    return calls
+
+
+FLAGS = ["--dataset=data/streets", "--image_column=photo", "--teacher=t", "--class_names", "road", "sky", "--seeds=0"]
+
+
+def test_the_probe_with_and_without_decoder(dense, launched, tmp_path, capsys):
+    assert dense.main([*FLAGS, "--rows=spark,hgkd", f"--output_dir={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert "| spark | 40.0 | – | – | 200 | 90 | – |" in out  # its decoder ends at the pixels
+    assert "| hgkd | 40.0 | 45.0 | – | 200 | 90 | – |" in out
+    crops = {str(settings["crop_scale"]) for script, settings in launched if script == "distill.py"}
+    assert crops == {str(list(dense.PRESET.crop_scale))}
+    probes = [settings for script, settings in launched if script == "evaluate.py"]
+    assert all((p["class_names"], p["image_column"], p["seed"]) == (["road", "sky"], "photo", 0) for p in probes)
+
+
+def test_the_learning_rate_is_chosen_on_validation_and_measured_on_test(dense, launched, tmp_path, capsys):
+    flags = [*FLAGS, "--rows=random", "--no_probe", "--finetune=finetune_camvid", f"--output_dir={tmp_path}"]
+    assert dense.main(flags) == 0
+    assert "| random | – | – | 28.0 | – |" in capsys.readouterr().out
+    splits = [settings["eval_split"] for script, settings in launched if script == "finetune.py"]
+    assert splits == ["validation"] * 3 + ["test"]
+    assert launched[-1][1]["learning_rate"] == 1e-3
+    before = len(launched)
+    assert dense.main(flags) == 0
+    assert len(launched) == before  # finished cells are files
+
+
+def test_unknown_rows_are_named(dense, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        dense.main([*FLAGS, "--rows=supervised", f"--output_dir={tmp_path}"])
+    assert "there is no row 'supervised'" in capsys.readouterr().err
