@@ -38,9 +38,6 @@ from hgkd_hf.evaluation import ProtocolSettings, best_device, image_set_features
 from hgkd_hf.students.presets import student_encoder_config
 
 CALIBRATION_STEPS = (10, 30)
-# Of a teacher's cache: about what a run of two minutes sees; several views of each where a set is smaller.
-CACHED_IMAGES = 16_000
-
 # What plain feature distillation is, and was our `mask_ratio 0` before targets were standardised.
 PLAIN = {"target_norm": "layer-norm", "loss": "smooth-l1", "smooth_l1_beta": 2.0, "low_resolution_share": 0}
 # Rows by name: the flags of distill.py in which they differ, and what teacher they need.
@@ -74,7 +71,11 @@ ROWS = ("random", "supervised", "supervised-long", *PRETRAINED)
 
 @dataclass(frozen=True)
 class Preset:
-    """Sizes of everything; the fine-tuning sees `label_share` of the training images."""
+    """Sizes of everything; the fine-tuning sees `label_share` of the training images.
+
+    A teacher's cache holds `cached_images`, about what a run of two minutes sees: several views of each where a set is
+    smaller.
+    """
 
     student: str
     image_size: int
@@ -88,6 +89,7 @@ class Preset:
     batch_size: int = 32
     learning_rate: float = 1e-3
     crop_scale: tuple[float, float] = (0.67, 1.0)
+    cached_images: int = 16_000
     label_share: float = 0.1
 
 
@@ -240,7 +242,7 @@ class Benchmark:
             check_same_settings(folder, settings if self.budget is None else settings | {"max_steps": None})
             return json.loads(summary.read_text())
         if row in CACHED:
-            where = self.images | {"max_samples": CACHED_IMAGES, "teacher_cache": self.cache()}
+            where = self.cached_images() | {"teacher_cache": self.cache()}
             settings = {k: v for k, v in settings.items() if k not in ("teacher_layers", "teacher_dtype")}
         if (folder / "recipe.yaml").is_file():  # stopped before: resumed with the steps that fitted then
             settings["max_steps"] = yaml.safe_load((folder / "recipe.yaml").read_text())["max_steps"]
@@ -258,11 +260,18 @@ class Benchmark:
             launch_script("distill.py", folder, **settings | {"max_steps": steps})
         return json.loads((folder / "summary.json").read_text())["process_seconds"]
 
+    def cached_images(self) -> dict[str, Any]:
+        """What names the images of a cache: all, or a part where there are more."""
+        most = self.preset.cached_images
+        all_fit = load_images(self.dataset, image_column=self.image_column).num_rows <= most
+        return self.images if all_fit else self.images | {"max_samples": most}
+
     def cache(self) -> Path:
         """What the teacher sees in the images, written once; beside it the process seconds that took."""
         folder = self.output_dir.parent / "teacher-cache"
         if not (folder / "seconds.json").is_file():
-            rows = min(CACHED_IMAGES, load_images(self.dataset, image_column=self.image_column).num_rows)
+            images = self.cached_images()
+            rows = images.get("max_samples") or load_images(self.dataset, image_column=self.image_column).num_rows
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
             launch_script(
                 "teach.py",
@@ -270,9 +279,8 @@ class Benchmark:
                 teacher=self.teacher,
                 teacher_layers=self.teacher_layers,
                 teacher_dtype="bfloat16",
-                **self.images,
-                max_samples=CACHED_IMAGES,
-                views=math.ceil(CACHED_IMAGES / rows),
+                **images,
+                views=math.ceil(self.preset.cached_images / rows),
                 image_size=self.preset.image_size,
                 crop_scale=list(self.preset.crop_scale),
                 storage="float16",
