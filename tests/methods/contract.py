@@ -22,6 +22,7 @@ STUDENT |= {"layer_type": "basic"}
 # What makes a method small; the other settings are its defaults.
 SMALL = {
     "hgkd": {"decoder_width": 32},
+    "rcmae": {"decoder_width": 32},
     "rob": {
         "num_prototypes": 6,
         "prototype_samples": 8,
@@ -51,6 +52,10 @@ class Built:
 def check_model_and_teacher(built, tmp_path):
     model = built.model
     assert isinstance(model, Distiller)
+    if not built.method.needs_teacher:
+        assert model.teacher is None
+        assert model.config.teacher_name_or_path is None
+        return
     assert model.teacher.name_or_path == model.config.teacher_name_or_path
     assert not any(module.training for module in model.train().teacher.modules())
     assert not any(p.requires_grad for p in model.teacher.parameters())
@@ -76,7 +81,8 @@ def check_gradients_reach_the_student_alone(built, tmp_path):
     built.model.train()(**built.batch).loss.backward()
     assert [name for name, p in built.model.named_parameters() if p.requires_grad and p.grad is None] == []
     assert all(p.grad.isfinite().all() for p in built.model.student.parameters() if p.requires_grad)
-    assert all(p.grad is None for p in built.model.teacher.parameters())
+    if built.method.needs_teacher:
+        assert all(p.grad is None for p in built.model.teacher.parameters())
 
 
 def check_features_and_logits(built, tmp_path):
@@ -124,9 +130,11 @@ def check_saved_and_loaded(built, tmp_path):
     for run_time in ("sparse_backend", "device"):
         assert run_time not in (tmp_path / "config.json").read_text()
     assert loaded.teacher is None
-    with pytest.raises(RuntimeError, match=r"has no teacher: attach one with model.attach_teacher"):
-        loaded(**built.batch)
-    loaded.eval().attach_teacher(model.teacher)
+    if built.method.needs_teacher:
+        with pytest.raises(RuntimeError, match=r"has no teacher: attach one with model.attach_teacher"):
+            loaded(**built.batch)
+        loaded.attach_teacher(model.teacher)
+    loaded.eval()
     losses = []
     for one in (model, loaded):
         torch.manual_seed(0)
@@ -177,7 +185,11 @@ def check_limits(built, tmp_path):
 def check_the_students_config_is_left_alone(built, tmp_path):
     config = built.method.student_config()
     before = config.to_json_string()
-    built.model.config_class.for_teacher(built.model.teacher, config, **built.method.config_settings())
+    kind, settings = built.model.config_class, built.method.config_settings()
+    if built.method.needs_teacher:
+        kind.for_teacher(built.model.teacher, config, **settings)
+    else:
+        kind(student_config=config, **settings)
     assert config.to_json_string() == before
 
 
@@ -187,7 +199,7 @@ def check_recipe_and_identity(built, tmp_path):
     again, _ = parse_method(["--recipe", str(recipe)])
     assert again == built.method
     identity = json.loads(json.dumps(built.method.identity(built.model)))
-    assert identity["teacher_weights"]
+    assert bool(identity["teacher_weights"]) == built.method.needs_teacher
     assert identity["rows"] == 8
     assert identity.keys() >= built.method.config_settings().keys()
     # A run of before a setting existed is known to have done what the setting says of it.
@@ -200,7 +212,7 @@ def check_description(built, tmp_path):
     assert list(rows)[:2] == ["student", "teacher"]
     assert rows.keys() >= {"objective", "data"}
     assert type(built.model.encoder).__name__.removesuffix("Model") in rows["student"]
-    assert "classifier" in rows["teacher"]
+    assert ("classifier" if built.method.needs_teacher else "needs none") in rows["teacher"]
     assert built.method.title == built.model.config.title
 
 

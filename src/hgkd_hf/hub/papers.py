@@ -167,6 +167,19 @@ METHOD_NOTES = {
             "1910.10699",
         ),
     ),
+    "rcmae": MethodNote(
+        "RC-MAE",
+        "learned to predict the pixels of the hidden cells as a moving average of itself does, without labels and "
+        "without a teacher.",
+        "The loss is the published one; the masked CNN in place of the paper's vision transformer is our choice.",
+        Paper(
+            "lee2022rcmae",
+            "Exploring the Role of Mean Teachers in Self-supervised Masked Auto-Encoders",
+            "Lee, Youngwan and Willette, Jeffrey and Kim, Jonghee and Lee, Juho and Hwang, Sung Ju",
+            2022,
+            "2210.02077",
+        ),
+    ),
     "labels": MethodNote("Labels alone", "learned from labels alone, as a baseline of distilled students."),
 }
 

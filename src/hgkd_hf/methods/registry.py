@@ -7,6 +7,7 @@ from .hgkd.method import HGKDMethod
 from .kd.method import KDMethod
 from .manifold.method import ManifoldMethod
 from .msdcrd.method import MSDCRDMethod
+from .rcmae.method import RCMAEMethod
 from .rob.method import RoBMethod
 
 METHODS: dict[str, type[Method]] = {
@@ -15,4 +16,5 @@ METHODS: dict[str, type[Method]] = {
     "manifold": ManifoldMethod,
     "msdcrd": MSDCRDMethod,
     "kd": KDMethod,
+    "rcmae": RCMAEMethod,
 }

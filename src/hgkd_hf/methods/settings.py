@@ -8,6 +8,7 @@ from .hgkd.settings import HGKDCommandSettings, HGKDSettings
 from .kd.settings import KDSettings
 from .manifold.settings import ManifoldDistillationSettings
 from .msdcrd.settings import MSDCRDSettings
+from .rcmae.settings import RCMAESettings
 from .rob.settings import RoBCommandSettings, RoBSettings
 
 SETTINGS: dict[str, tuple[type[Settings], type[Settings]]] = {
@@ -16,4 +17,5 @@ SETTINGS: dict[str, tuple[type[Settings], type[Settings]]] = {
     "manifold": (ManifoldDistillationSettings, LabelledCommandSettings),
     "msdcrd": (MSDCRDSettings, LabelledCommandSettings),
     "kd": (KDSettings, LabelledCommandSettings),
+    "rcmae": (RCMAESettings, HGKDCommandSettings),
 }
