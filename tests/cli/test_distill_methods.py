@@ -36,6 +36,8 @@ RUNS = {
     "hint": {"method": "kd", "teacher": "vit", "objective": "hint"},
     "contrastive": {"method": "kd", "teacher": "vit", "objective": "contrastive", "gather": True},
     "labels": {"method": "kd", "objective": "labels"},
+    "tinymim": {"method": "tinymim", "teacher": "vit"},
+    "tinymim_vit": {**VIT_STUDENT, "method": "tinymim", "teacher": "vit", "relations": "qq+kk+vv+qk"},
 }
 # One process runs all of them, since starting one costs more than the few steps.
 DRIVER = """
@@ -121,7 +123,7 @@ def test_what_a_run_leaves(finished, name):
     summary = json.loads((finished / name / "summary.json").read_text())
     assert summary["steps"] == 4
     assert 0 <= summary["after"]["after_knn_accuracy"] <= 1
-    labelled = RUNS[name]["method"] != "rob"
+    labelled = RUNS[name]["method"] not in ("rob", "tinymim")
     assert ("after_accuracy" in summary["after"]) == labelled
     config = json.loads((finished / name / "student" / "config.json").read_text())
     assert config.get("id2label") == ({"0": "a", "1": "b"} if labelled else None)
@@ -144,6 +146,7 @@ def test_checkpoints_hold_the_student_and_no_teacher(finished, name):
         "batches_seen",
         "hint.",
         "contrastive.",
+        "adaptive_block.",
     )
     assert [key for key in checkpoint if not key.startswith(allowed)] == []
     assert sum(v.numel() for k, v in checkpoint.items() if k.startswith("student.")) - sum(
@@ -156,7 +159,7 @@ def test_students_load_without_this_package(finished, inputs):
         "import sys, json, torch; from transformers import AutoModel, AutoModelForImageClassification, pipeline\n"
         "picture = sys.argv[1]\n"
         "for folder in sys.argv[2:]:\n"
-        "    kind = AutoModel if '/rob' in folder else AutoModelForImageClassification\n"
+        "    kind = AutoModel if '/rob' in folder or '/tinymim' in folder else AutoModelForImageClassification\n"
         "    model, info = kind.from_pretrained(folder + '/student', output_loading_info=True)\n"
         "    assert not info['missing_keys'] and not info['unexpected_keys'], (folder, info)\n"
         "    assert model(torch.zeros(1, 3, 64, 64))[0].isfinite().all()\n"

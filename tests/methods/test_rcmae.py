@@ -9,9 +9,9 @@ from contract import STUDENT
 from safetensors.torch import load_file
 from transformers import AutoModel, ConvNextConfig
 
-from hgkd_hf.methods.rcmae.modeling import RCMAEConfig, RCMAEForPreTraining
 from hgkd_hf.cli import distill
 from hgkd_hf.methods.rcmae.method import RCMAEMethod
+from hgkd_hf.methods.rcmae.modeling import RCMAEConfig, RCMAEForPreTraining
 from hgkd_hf.objectives.pixel_reconstruction import pixel_reconstruction_loss
 
 

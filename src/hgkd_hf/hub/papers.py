@@ -180,6 +180,19 @@ METHOD_NOTES = {
             "2210.02077",
         ),
     ),
+    "tinymim": MethodNote(
+        "TinyMIM",
+        "learned how the tokens in a block of a frozen vision transformer relate to each other, without labels.",
+        "Relations and loss are the published ones; the block with the teacher's heads on top of the student, which "
+        "stays behind, and CNN students are our choices.",
+        Paper(
+            "ren2023tinymim",
+            "TinyMIM: An Empirical Study of Distilling MIM Pre-trained Models",
+            "Ren, Sucheng and Wei, Fangyun and Zhang, Zheng and Hu, Han",
+            2023,
+            "2301.01296",
+        ),
+    ),
     "labels": MethodNote("Labels alone", "learned from labels alone, as a baseline of distilled students."),
 }
 

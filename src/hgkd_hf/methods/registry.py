@@ -9,6 +9,7 @@ from .manifold.method import ManifoldMethod
 from .msdcrd.method import MSDCRDMethod
 from .rcmae.method import RCMAEMethod
 from .rob.method import RoBMethod
+from .tinymim.method import TinyMIMMethod
 
 METHODS: dict[str, type[Method]] = {
     "hgkd": HGKDMethod,
@@ -17,4 +18,5 @@ METHODS: dict[str, type[Method]] = {
     "msdcrd": MSDCRDMethod,
     "kd": KDMethod,
     "rcmae": RCMAEMethod,
+    "tinymim": TinyMIMMethod,
 }

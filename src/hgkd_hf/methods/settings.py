@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .base.command_settings import LabelledCommandSettings
+from .base.command_settings import CommandSettings, LabelledCommandSettings
 from .base.settings import Settings
 from .hgkd.settings import HGKDCommandSettings, HGKDSettings
 from .kd.settings import KDSettings
@@ -10,6 +10,7 @@ from .manifold.settings import ManifoldDistillationSettings
 from .msdcrd.settings import MSDCRDSettings
 from .rcmae.settings import RCMAESettings
 from .rob.settings import RoBCommandSettings, RoBSettings
+from .tinymim.settings import TinyMIMSettings
 
 SETTINGS: dict[str, tuple[type[Settings], type[Settings]]] = {
     "hgkd": (HGKDSettings, HGKDCommandSettings),
@@ -18,4 +19,5 @@ SETTINGS: dict[str, tuple[type[Settings], type[Settings]]] = {
     "msdcrd": (MSDCRDSettings, LabelledCommandSettings),
     "kd": (KDSettings, LabelledCommandSettings),
     "rcmae": (RCMAESettings, HGKDCommandSettings),
+    "tinymim": (TinyMIMSettings, CommandSettings),
 }
