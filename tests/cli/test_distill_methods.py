@@ -31,6 +31,15 @@ RUNS = {
     "manifold": {**MANIFOLD, "alpha": 0.5, "gather": True, "mixup": 0.8, "cutmix": 1.0, "label_smoothing": 0.1},
     "manifold_vit": {**MANIFOLD, **VIT_STUDENT, "student_layers": [1, 2], "num_samples": 20, "gather": True},
     "msdcrd": {"method": "msdcrd", "teacher": "cnn_classifier", "gather": True, "warmup_batches": 3},
+    "reviewkd": {
+        "method": "reviewkd",
+        "teacher": "cnn_classifier",
+        "teacher_layers": [2, 3],
+        "student_layers": [2, 3],
+        "warmup_share": 0.5,
+    },
+    "wcord": {"method": "wcord", "teacher": "vit", "gather": True},
+    "sskd": {"method": "sskd", "teacher": "cnn_classifier", "gather": True},
     "kd": {"method": "kd", "teacher": "vit_classifier"},
     "dkd": {"method": "kd", "teacher": "cnn_classifier", "objective": "dkd"},
     "hint": {"method": "kd", "teacher": "vit", "objective": "hint"},
@@ -147,6 +156,8 @@ def test_checkpoints_hold_the_student_and_no_teacher(finished, name):
         "hint.",
         "contrastive.",
         "adaptive_block.",
+        "review.",
+        "critic.",
     )
     assert [key for key in checkpoint if not key.startswith(allowed)] == []
     assert sum(v.numel() for k, v in checkpoint.items() if k.startswith("student.")) - sum(

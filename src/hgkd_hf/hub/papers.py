@@ -118,6 +118,44 @@ METHOD_NOTES = {
             "2502.05835",
         ),
     ),
+    "reviewkd": MethodNote(
+        "ReviewKD",
+        "learned a frozen teacher's feature maps, level by level with the deeper ones fused in, beside the labels.",
+        PUBLISHED,
+        Paper(
+            "chen2021reviewkd",
+            "Distilling Knowledge via Knowledge Review",
+            "Chen, Pengguang and Liu, Shu and Zhao, Hengshuang and Jia, Jiaya",
+            2021,
+            "2104.09044",
+        ),
+    ),
+    "wcord": MethodNote(
+        "WCoRD",
+        "learned features whose Wasserstein distance from a frozen teacher's is small, beside the labels.",
+        "The two terms are the paper's as we know them; critic, negatives of the batch and weights are our reading.",
+        Paper(
+            "chen2021wcord",
+            "Wasserstein Contrastive Representation Distillation",
+            "Chen, Liqun and Wang, Dong and Gan, Zhe and Liu, Jingjing and Henao, Ricardo and Carin, Lawrence",
+            2021,
+            "2012.08674",
+        ),
+    ),
+    "sskd": MethodNote(
+        "SSKD",
+        "learned a frozen teacher's logits, and how its features relate rotated images to upright ones, beside the "
+        "labels.",
+        "This follows the published formulation, but without the head that the paper trains for the teacher's "
+        "similarities.",
+        Paper(
+            "xu2020sskd",
+            "Knowledge Distillation Meets Self-Supervision",
+            "Xu, Guodong and Liu, Ziwei and Li, Xiaoxiao and Loy, Chen Change",
+            2020,
+            "2006.07114",
+        ),
+    ),
     "kd": MethodNote(
         "Knowledge distillation",
         "learned a frozen teacher's softened logits beside the labels.",

@@ -9,14 +9,20 @@ from .kd.settings import KDSettings
 from .manifold.settings import ManifoldDistillationSettings
 from .msdcrd.settings import MSDCRDSettings
 from .rcmae.settings import RCMAESettings
+from .reviewkd.settings import ReviewKDSettings
 from .rob.settings import RoBCommandSettings, RoBSettings
+from .sskd.settings import SSKDSettings
 from .tinymim.settings import TinyMIMSettings
+from .wcord.settings import WCoRDSettings
 
 SETTINGS: dict[str, tuple[type[Settings], type[Settings]]] = {
     "hgkd": (HGKDSettings, HGKDCommandSettings),
     "rob": (RoBSettings, RoBCommandSettings),
     "manifold": (ManifoldDistillationSettings, LabelledCommandSettings),
     "msdcrd": (MSDCRDSettings, LabelledCommandSettings),
+    "reviewkd": (ReviewKDSettings, LabelledCommandSettings),
+    "wcord": (WCoRDSettings, LabelledCommandSettings),
+    "sskd": (SSKDSettings, LabelledCommandSettings),
     "kd": (KDSettings, LabelledCommandSettings),
     "rcmae": (RCMAESettings, HGKDCommandSettings),
     "tinymim": (TinyMIMSettings, CommandSettings),

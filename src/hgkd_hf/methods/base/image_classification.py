@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from ...students.classifier_layers import build_classifier
-from ...students.features import pooled_features
+from ...students.classifier_layers import build_classifier, student_layers
+from ...students.features import FeatureScale, pooled_features
 from ...teachers import ClassifierTeacher
 from .distiller import Distiller, DistillerConfig, Teacher
 
@@ -84,6 +84,27 @@ class ImageClassificationDistiller(Distiller):
     def to_native(self) -> PreTrainedModel:
         """The student as a stock transformers image classifier; a copy, in eval mode."""
         return copy.deepcopy(self.student).eval()
+
+
+def paired_layers(config: DistillerConfig) -> tuple[FeatureScale, ...]:
+    """The student's layers that `config.student_layers` names, which `config.teacher_layers` are paired with.
+
+    Raises:
+        ValueError: there is no such layer, or they are not as many as the teacher's.
+    """
+    if len(config.student_layers) != len(config.teacher_layers):
+        raise ValueError(
+            f"student_layers {tuple(config.student_layers)} and teacher_layers {tuple(config.teacher_layers)} are "
+            f"paired one by one, but are {len(config.student_layers)} and {len(config.teacher_layers)}."
+        )
+    known = student_layers(config.student_config)
+    wrong = [layer for layer in config.student_layers if layer not in known]
+    if wrong:
+        raise ValueError(
+            f"student_layers names layer {wrong[0]}, but the student ({config.student_config.model_type}) has "
+            f"1 to {len(known) - 1}, and -1."
+        )
+    return tuple(known[layer] for layer in config.student_layers)
 
 
 def resize_map(feature_map: Tensor, grid: Sequence[int] | torch.Size) -> Tensor:

@@ -14,10 +14,10 @@ from transformers.utils import ModelOutput
 from ...objectives.distributed import gather_batch, shared_generator
 from ...objectives.logit_distillation import hard_distillation_loss, soft_distillation_loss
 from ...objectives.manifold import manifold_loss
-from ...students.classifier_layers import logits_and_maps, student_layers
+from ...students.classifier_layers import logits_and_maps
 from ...teachers import ClassifierTeacher
 from ..base.distiller import DistillerConfig, Teacher
-from ..base.image_classification import ImageClassificationDistiller, resize_map
+from ..base.image_classification import ImageClassificationDistiller, paired_layers, resize_map
 from .settings import ManifoldDistillationSettings
 
 
@@ -35,18 +35,7 @@ class ManifoldDistillationConfig(ManifoldDistillationSettings, DistillerConfig):
         super().__post_init__(**kwargs)
         if not self.beta:
             self.student_layers, self.teacher_layers = (), ()
-        if len(self.student_layers) != len(self.teacher_layers):
-            raise ValueError(
-                f"student_layers {tuple(self.student_layers)} and teacher_layers {tuple(self.teacher_layers)} are "
-                f"paired one by one, but are {len(self.student_layers)} and {len(self.teacher_layers)}."
-            )
-        known = student_layers(self.student_config)
-        wrong = [layer for layer in self.student_layers if layer not in known]
-        if wrong:
-            raise ValueError(
-                f"student_layers names layer {wrong[0]}, but the student ({self.student_config.model_type}) has "
-                f"1 to {len(known) - 1}, and -1."
-            )
+        paired_layers(self)
 
     @classmethod
     def for_teacher(cls, teacher: Teacher, student_config: PreTrainedConfig, **fields: Any) -> Self:
@@ -95,8 +84,7 @@ class ManifoldDistillationForImageClassification(ImageClassificationDistiller):
                 f"beta is {config.beta}, but student_layers and teacher_layers name no pair: build the config with "
                 f"ManifoldDistillationConfig.for_teacher(teacher, ..., student_layers=...), or set beta to 0."
             )
-        layers = student_layers(config.student_config)
-        self.layers = tuple(layers[layer] for layer in config.student_layers)
+        self.layers = paired_layers(config)
         self.post_init()
 
     def check_teacher(self, teacher: Teacher) -> None:
