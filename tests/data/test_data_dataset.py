@@ -15,6 +15,7 @@ from hgkd_hf.data import (
     CorruptImageError,
     DistillationDataset,
     EvaluationDataset,
+    ImageLoader,
     ImageTransform,
     StreamingDistillationDataset,
     collate,
@@ -78,7 +79,7 @@ def test_sample(dataset):
     assert len(dataset) == COUNT
     sample = dataset[4]
     assert list(sample) == ["pixel_values", "bool_masked_pos", "sample_index", "labels"]
-    assert (sample["pixel_values"].shape, sample["pixel_values"].dtype) == ((3, 16, 16), torch.float32)
+    assert (sample["pixel_values"].shape, sample["pixel_values"].dtype) == ((3, 16, 16), torch.uint8)
     assert (sample["bool_masked_pos"].shape, sample["bool_masked_pos"].dtype) == ((4, 4), torch.bool)
     assert (sample["sample_index"], sample["labels"]) == (4, 1)
     assert same(dataset[-1], dataset[COUNT - 1])
@@ -268,13 +269,22 @@ def test_wrong_kind_of_source_and_missing_labels(saved, tmp_path):
 def test_collate(dataset):
     batch = collate([dataset[2], dataset[7]])
     assert {key: (tuple(value.shape), value.dtype) for key, value in batch.items()} == {
-        "pixel_values": ((2, 3, 16, 16), torch.float32),
+        "pixel_values": ((2, 3, 16, 16), torch.uint8),
         "bool_masked_pos": ((2, 4, 4), torch.bool),
         "sample_index": ((2,), torch.int64),
         "labels": ((2,), torch.int64),
     }
     assert batch["sample_index"].tolist() == [2, 7]
     assert torch.equal(batch["pixel_values"][1], dataset[7]["pixel_values"])
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_loader_gives_what_a_model_takes(dataset, num_workers):
+    batches = list(ImageLoader(dataset, 4, sampler=[7, 2, 5, 0, 1], num_workers=num_workers))
+    assert [batch["sample_index"].tolist() for batch in batches] == [[7, 2, 5, 0], [1]]
+    wanted = torch.stack([TRAIN.normalize(dataset[index]["pixel_values"]) for index in (7, 2, 5, 0)])
+    assert torch.equal(batches[0]["pixel_values"], wanted)
+    assert torch.equal(batches[1]["bool_masked_pos"][0], dataset[1]["bool_masked_pos"])
 
 
 def test_spawned_workers_can_receive_the_dataset(dataset):

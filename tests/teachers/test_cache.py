@@ -62,8 +62,7 @@ def info(teacher, images) -> CacheInfo:
 
 @pytest.fixture
 def see(teacher):
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (TRANSFORM.image_mean, TRANSFORM.image_std))
-    return lambda pixel_values: torch.cat(teacher((pixel_values * std + mean).clamp(0, 1)).feature_maps, 1)
+    return lambda pixel_values: torch.cat(teacher(pixel_values / 255).feature_maps, 1)
 
 
 @pytest.fixture

@@ -77,11 +77,11 @@ def main(arguments: list[str] | None = None) -> Path:
 def draw(args: EmbeddingArguments, source: ImageSource, transform: ImageTransform, features: Features) -> None:
     """Write the two pictures."""
     from ..evaluation.embedding import project, row_labels
-    from ..visualize import embedding_figure, own_neighbours_figure, unnormalise
+    from ..visualize import embedding_figure, own_neighbours_figure
 
     def picture(row: int):
         pixels = transform(source.decode(source.dataset[row], min_side=transform.min_decoded_side))
-        return unnormalise(pixels[None], transform.image_mean, transform.image_std)[0]
+        return pixels.permute(1, 2, 0) / 255
 
     rows = [features.row(index) for index in range(len(features))]
     labels = None if source.label_column is None else row_labels(source, rows)

@@ -143,11 +143,9 @@ def main(arguments: list[str] | None = None) -> list[dict]:
 
 def pixel_batches(source, transform: ImageTransform, batch_size: int):
     """The images of a source in batches, without labels."""
-    from torch.utils.data import DataLoader
+    from ..data import DistillationDataset, ImageLoader
 
-    from ..data import DistillationDataset, collate
-
-    loader = DataLoader(DistillationDataset(source, transform, seed=0), batch_size, collate_fn=collate)
+    loader = ImageLoader(DistillationDataset(source, transform, seed=0), batch_size)
     return (batch["pixel_values"] for batch in loader)
 
 
@@ -164,13 +162,11 @@ def open_labelled(args: argparse.Namespace, classes: dict[int, str] | None) -> t
 
 def accuracy(run: Callable, labelled: tuple[ImageSource, ...], transform: ImageTransform) -> tuple[float, int]:
     """Top-1 or, with a bank, kNN accuracy of one program, and of how many images; the bank is of its own features."""
-    from torch.utils.data import DataLoader
-
-    from ..data import EvaluationDataset, collate
+    from ..data import EvaluationDataset, ImageLoader
     from ..evaluation import extract_features, knn_accuracy
 
     def outputs(source: ImageSource):
-        loader = DataLoader(EvaluationDataset(source, transform), BATCH, collate_fn=collate)
+        loader = ImageLoader(EvaluationDataset(source, transform), BATCH)
         return extract_features(run, loader, "cpu").each_once()
 
     queries, *bank = map(outputs, labelled)

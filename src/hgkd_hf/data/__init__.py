@@ -3,7 +3,7 @@
 from hgkd_hf.data.augment import ImageTransform, MultiCropTransform, sample_generator
 from hgkd_hf.data.bank import bank_and_queries, shared_images
 from hgkd_hf.data.cached import CachedTeacherDataset, TeacherViews
-from hgkd_hf.data.dataset import DistillationDataset, EvaluationDataset, collate
+from hgkd_hf.data.dataset import DistillationDataset, EvaluationDataset, ImageLoader, collate, model_inputs
 from hgkd_hf.data.decode import CorruptImageError, decode_image
 from hgkd_hf.data.errors import Flags
 from hgkd_hf.data.labels import align_classes, class_names, labelled, match_classes
@@ -19,6 +19,7 @@ __all__ = [
     "EndlessStream",
     "EvaluationDataset",
     "Flags",
+    "ImageLoader",
     "ImageSource",
     "ImageTransform",
     "Mixing",
@@ -33,6 +34,7 @@ __all__ = [
     "labelled",
     "load_images",
     "match_classes",
+    "model_inputs",
     "open_split",
     "sample_generator",
     "shared_images",

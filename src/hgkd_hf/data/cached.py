@@ -15,7 +15,7 @@ from hgkd_hf.teachers.cache import TeacherCache
 class TeacherViews(DistillationDataset):
     """What a teacher is shown, by (view, row): the view of a row in that epoch of live training with the same seed.
 
-    A sample is a dict of `pixel_values` (3, H, W) float32; `sample_index`, the row; `box` (4,) int32, the crop (left,
+    A sample is a dict of `pixel_values` (3, H, W) uint8; `sample_index`, the row; `box` (4,) int32, the crop (left,
     top, right, bottom) in pixels of the decoded image; and `flip`, whether it was mirrored.
     """
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from typing import Any
 
+import numpy as np
 import torch
 import torch.utils.data
+from accelerate.utils import send_to_device
 from PIL import Image
 from torch import Tensor
 
@@ -75,6 +79,15 @@ class Samples:
         """Choose the epoch of all samples read from now on, in workers that are running too."""
         self._epoch[0] = epoch
 
+    def normalize(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A batch of samples as a model's input: 8-bit pixels become normalised float32 on the device they are on."""
+        return {
+            name: self.transform.normalize(value)
+            if name.endswith("pixel_values") and value.dtype == torch.uint8
+            else value
+            for name, value in batch.items()
+        }
+
     def _decode(self, row: dict, index: int) -> Image.Image:
         return self.source.decode(row, min_side=self.transform.min_decoded_side, name=f"row {index}")
 
@@ -115,7 +128,7 @@ class Samples:
 class DistillationDataset(Samples, torch.utils.data.Dataset):
     """Map-style samples; sample i is a function of (seed, epoch, i) alone.
 
-    A sample is a dict of `pixel_values` (3, H, W) float32, or what a `MultiCropTransform` gives; `bool_masked_pos`
+    A sample is a dict of `pixel_values` (3, H, W) uint8, or what a `MultiCropTransform` gives; `bool_masked_pos`
     (gh, gw) bool, True = hidden (if there is a cell grid); `sample_index`, the row; and `labels` (if asked for), the
     class, or with `mixing` (num_labels,) probabilities.
 
@@ -198,13 +211,38 @@ class EvaluationDataset(DistillationDataset):
 
 
 def collate(samples: list[dict[str, Tensor | int]]) -> dict[str, Tensor]:
-    """Samples -> batch: `pixel_values` (B, 3, H, W) float32, `bool_masked_pos` (B, gh, gw) bool, int64 (B,) others."""
-    return {
-        key: torch.stack([sample[key] for sample in samples])
-        if isinstance(value, Tensor)
-        else torch.tensor([sample[key] for sample in samples])
-        for key, value in samples[0].items()
-    }
+    """Samples -> batch: `pixel_values` (B, 3, H, W) uint8, `bool_masked_pos` (B, gh, gw) bool, int64 (B,) others."""
+    # numpy asks Linux for huge pages, torch does not: of 256 crops most of the time would go to faults of small ones.
+    return {key: torch.from_numpy(np.stack([np.asarray(sample[key]) for sample in samples])) for key in samples[0]}
+
+
+def model_inputs(dataset: torch.utils.data.Dataset, batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch of a dataset's samples, on its device, as a model takes it: ours are normalised, others' already are."""
+    return dataset.normalize(batch) if isinstance(dataset, Samples) else batch
+
+
+class ImageLoader(torch.utils.data.DataLoader):
+    """A loader whose batches are on a device, and normalised there: what a model takes.
+
+    `Trainer` has a loader of its own, and does the same (`BaseTrainer._prepare_inputs`).
+
+    Args:
+        dataset: of samples.
+        batch_size: samples of a batch.
+        device: of the batches.
+        options: further ones of `torch.utils.data.DataLoader`.
+    """
+
+    def __init__(
+        self, dataset: torch.utils.data.Dataset, batch_size: int, device: torch.device | str = "cpu", **options: Any
+    ) -> None:
+        super().__init__(dataset, batch_size, collate_fn=collate, **options)
+        self.device = device
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        """One pass."""
+        for batch in super().__iter__():
+            yield model_inputs(self.dataset, send_to_device(batch, self.device))
 
 
 def all_bad(source: ImageSource, last: CorruptImageError) -> CorruptImageError:

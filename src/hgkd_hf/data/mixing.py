@@ -52,7 +52,7 @@ class Mixing:
         return probabilities
 
     def mix(self, pixels: Tensor, partner: Tensor, generator: Generator) -> tuple[Tensor, float]:
-        """Mix two images (3, H, W); returns the mixture and the first one's share of it, in [0, 1]."""
+        """Mix two images (3, H, W) uint8; returns the mixture and the first one's share of it, in [0, 1]."""
         coin = torch.rand((), generator=generator).item()
         cut = bool(self.cutmix) and (not self.mixup or coin < 0.5)
         alpha = self.cutmix if cut else self.mixup
@@ -60,7 +60,7 @@ class Mixing:
         seed = int(torch.randint(2**62, (), generator=generator))
         share = float(np.random.default_rng(seed).beta(alpha, alpha))
         if not cut:
-            return share * pixels + (1 - share) * partner, share
+            return (share * pixels + (1 - share) * partner).round().to(torch.uint8), share
         height, width = pixels.shape[1:]
         side = math.sqrt(1 - share)
         row, column = (

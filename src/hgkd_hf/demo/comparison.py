@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from transformers import AutoModel
 
-from ..data import EvaluationDataset, ImageTransform, collate, load_images
+from ..data import EvaluationDataset, ImageLoader, ImageTransform, load_images
 from ..evaluation import Features, extract_features, knn_accuracy, low_shot_probe, pooled_features
 from ..teachers import PatchTeacher
 from ..teachers.showing import show
@@ -149,7 +148,7 @@ def compare(
     for name, (model, transform, parameters) in models.items():
         features = []
         for source in (bank, queries):
-            loader = DataLoader(EvaluationDataset(source, transform), batch_size=250, collate_fn=collate)
+            loader = ImageLoader(EvaluationDataset(source, transform), batch_size=250)
             features.append(extract_features(model, loader, "cpu"))
         knn = knn_accuracy(*features, k=NEIGHBOURS, temperature=TEMPERATURE)
         few, deviation = low_shot_probe(*features, shots=(SHOTS,), draws=DRAWS, seed=seed)[SHOTS]

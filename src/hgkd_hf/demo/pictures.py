@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..data import DistillationDataset, ImageTransform, collate, load_images
+from ..data import DistillationDataset, ImageLoader, ImageTransform, load_images
 from ..evaluation import Features
 from ..methods.hgkd.modeling import HGKDForPreTraining
 from ..teachers import PatchTeacher
@@ -72,7 +72,7 @@ def predictions_figure(images: Path, whole: Path, masked: Path, teacher: Path) -
         transform = ImageTransform(config.image_size, train=False)
         masks = {"cell_grid": config.cell_grid, "mask_ratio": config.mask_ratio}
         dataset = DistillationDataset(source, transform, seed=0, **masks)
-        batch = collate([dataset[index] for index in range(IMAGES)])
+        (batch,) = ImageLoader(dataset, batch_size=IMAGES)
         found = prediction_columns(model, batch["pixel_values"], batch["bool_masked_pos"])
         columns |= {title: found[name] for name, title in titles.items()}
     return columns_figure(columns)

@@ -7,10 +7,9 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import AutoModel
 
-from ..data import EvaluationDataset, ImageSource, ImageTransform, collate
+from ..data import EvaluationDataset, ImageLoader, ImageSource, ImageTransform
 from ..students.features import feature_scales, has_feature_scales
 from ..students.sparse_unet import SparseUNetModel
 from ..teachers import PatchTeacher
@@ -110,7 +109,7 @@ def teacher_features(
     patch = PatchTeacher.patch_size_of(name)
     side = max(1, round(transform.size[0] / patch)) * patch
     teacher = PatchTeacher.from_pretrained(name, layers=(layer,), image_size=side)
-    loader = DataLoader(EvaluationDataset(source, transform), batch_size, collate_fn=collate, num_workers=num_workers)
     device = best_device()
+    loader = ImageLoader(EvaluationDataset(source, transform), batch_size, device, num_workers=num_workers)
     see = partial(show, teacher, image_mean=transform.image_mean, image_std=transform.image_std)
     return extract_features(lambda pixels: see(pixels).pooled, loader, device).each_once()

@@ -8,9 +8,8 @@ from functools import partial
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
-from ..data import DistillationDataset, EvaluationDataset, ImageSource, ImageTransform, collate
+from ..data import DistillationDataset, EvaluationDataset, ImageLoader, ImageSource, ImageTransform
 from ..students.features import pooled_features
 from .features import Features, extract_features
 from .knn import knn_accuracy
@@ -55,8 +54,8 @@ def image_set_features(
         labels: keep those of the split, which must have some.
     """
     dataset = EvaluationDataset(source, transform) if labels else DistillationDataset(source, transform, seed=0)
-    loader = DataLoader(dataset, batch_size, collate_fn=collate, num_workers=num_workers)
     device = next(model.parameters()).device
+    loader = ImageLoader(dataset, batch_size, device, num_workers=num_workers)
     return extract_features(partial(pooled_features, model), loader, device, module=model).each_once()
 
 

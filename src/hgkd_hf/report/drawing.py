@@ -11,7 +11,7 @@ from ..data import EvaluationDataset
 from ..evaluation import Features
 from ..students.features import has_feature_scales
 from ..training.trainer import DistillationTrainer
-from ..visualize import features_figure, nearest, neighbours_figure, prediction_figure, unnormalise
+from ..visualize import features_figure, nearest, neighbours_figure, prediction_figure
 from .record import PICTURES
 
 if TYPE_CHECKING:
@@ -34,15 +34,16 @@ def evaluation_figures(
         evaluated: features of bank and queries.
         datasets: bank and queries, whose images are drawn.
     """
-    mean, std = model.config.image_mean, model.config.image_std
     figures = {}
     if model.predicts_masked:
         figures["predictions"] = prediction_figure(model, **samples)
     else:
         pixels = torch.stack([datasets[1][index]["pixel_values"] for index in range(min(SAMPLES, len(datasets[1])))])
+        pixels = datasets[1].transform.normalize(pixels)
         encoder = model.to_native().base_model
         if has_feature_scales(encoder.config):
-            figures["features"] = features_figure(encoder.cpu(), pixels, mean, std)
+            normalisation = model.config.image_mean, model.config.image_std
+            figures["features"] = features_figure(encoder.cpu(), pixels, *normalisation)
     bank, queries = evaluated
     chosen = torch.linspace(0, len(queries) - 1, min(QUERIES, len(queries))).long()  # not all of one class
     asked = [queries.row(index) for index in chosen.tolist()]
@@ -50,7 +51,7 @@ def evaluation_figures(
     neighbours = nearest(bank, queries, NEIGHBOURS)
 
     def picture(dataset: EvaluationDataset, index: int) -> torch.Tensor:
-        return unnormalise(dataset[index]["pixel_values"][None], mean, std)[0]
+        return dataset[index]["pixel_values"].permute(1, 2, 0) / 255
 
     found = {index: picture(datasets[0], bank.row(index)) for index in neighbours.unique().tolist()}
     pictures = [picture(datasets[1], row) for row in asked]

@@ -21,7 +21,7 @@ from transformers.trainer_utils import TrainOutput
 
 from ..checkpoints.resume import ResumableTrainer
 from ..checkpoints.run_files import NON_FINITE_FILE
-from ..data import EndlessStream, StreamingDistillationDataset, collate
+from ..data import EndlessStream, StreamingDistillationDataset, collate, model_inputs
 from ..sparse.norm import synchronise_batch_norm
 from .arguments import DistillationArguments
 from .callbacks import (
@@ -196,6 +196,10 @@ class BaseTrainer(ResumableTrainer):
             for batch in batches:
                 self._stream.note(batch)
         return batches, num_items
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """`Trainer._prepare_inputs`; pixels, of 8 bits until they are on the device, are normalised there."""
+        return model_inputs(self.train_dataset, super()._prepare_inputs(inputs))
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """`Trainer.training_step`; a loss that is not finite counts as the mean of the others since the last log.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.data import Dataset
 
+from ..data import model_inputs
 from ..evaluation.features import eval_mode
 from ..methods.base.distiller import Distiller
 
@@ -90,7 +91,7 @@ def estimate_memory(
     with eval_mode(model), autocast:  # for the modes that it gives back
         model.train()
         for images in (2, 4):  # not 1, of which BatchNorm knows no variance
-            batch = send_to_device(collate(samples[:images]), device)
+            batch = model_inputs(dataset, send_to_device(collate(samples[:images]), device))
             batch.pop("sample_index", None)
             kept[images] = _kept_for_backward(model, batch)
     for name, value in model.named_buffers():

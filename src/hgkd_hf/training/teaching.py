@@ -135,14 +135,15 @@ class TeachSettings(TaughtImages):
         )
 
     def eyes(self, teacher: PatchTeacher, info: CacheInfo, device: torch.device) -> Callable[[Tensor], Tensor]:
-        """`pixel_values` (B, 3, H, W) to what the teacher sees, (B, C, *info.grid) float32, all layers as one map."""
+        """`pixel_values` (B, 3, H, W) uint8 to what the teacher sees: (B, C, *info.grid) float32, layers as one."""
         import torch
         import torch.nn.functional as F
 
         from ..teachers.showing import show
 
         def see(pixel_values: Tensor) -> Tensor:
-            output = show(teacher, pixel_values.to(device), self.transform.image_mean, self.transform.image_std)
+            pixel_values = self.transform.normalize(pixel_values.to(device))  # as live training does
+            output = show(teacher, pixel_values, self.transform.image_mean, self.transform.image_std)
             maps = torch.cat(output.feature_maps, 1)
             return maps if maps.shape[-2:] == info.grid else F.adaptive_avg_pool2d(maps, info.grid)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import islice
 
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from transformers.image_processing_utils import BaseImageProcessor
 
-from ..data import collate
+from ..data import ImageLoader, collate
 from ..evaluation import Features, extract_features, feature_rank, feature_std, knn_accuracy
 from .arguments import DistillationArguments
 from .base import BaseTrainer
@@ -89,12 +89,12 @@ class DistillationTrainer(BaseTrainer):
         rank, world = self.args.process_index, self.args.world_size
         # Every process reads equally many, the last ones anew from the start.
         count = -(-len(dataset) // world)
-        share = Subset(dataset, [(rank + step * world) % len(dataset) for step in range(count)])
-        loader = DataLoader(
-            share,
-            batch_size=self.args.per_device_eval_batch_size,
+        loader = ImageLoader(
+            dataset,
+            self.args.per_device_eval_batch_size,
+            self.args.device,
+            sampler=[(rank + step * world) % len(dataset) for step in range(count)],
             num_workers=self.args.dataloader_num_workers,
-            collate_fn=collate,
             worker_init_fn=outlive_signal,
         )
         with self.compute_loss_context_manager():

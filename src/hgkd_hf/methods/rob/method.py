@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from ...data import (
     DistillationDataset,
+    ImageLoader,
     ImageTransform,
     MultiCropTransform,
     StreamingDistillationDataset,
-    collate,
     open_split,
 )
 from ...teachers import TeacherHead
@@ -80,7 +80,7 @@ class RoBMethod(RoBSettings, RoBCommandSettings, Method):
         count = min(self.prototype_samples, self.max_samples or self.prototype_samples)
         source = open_split(self, streaming=self.streaming, max_samples=count)
         images = kind(source, self.crop(model, train=False), seed=seed)
-        model.fit_prototypes(DataLoader(images, batch_size=64, collate_fn=collate), seed=seed)
+        model.fit_prototypes(ImageLoader(images, batch_size=64), seed=seed)
 
     def describe(self, model: RoBForPreTraining) -> dict[str, str]:
         """With the crops."""

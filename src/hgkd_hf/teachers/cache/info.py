@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 INFO_FILE, DATA_FILE = "cache.json", "data.arrow"
 DATA_FILES = f"view-*/*/{DATA_FILE}"
-VERSION = 1
+VERSION = 2  # 1: views were resized by Pillow
 
 Storage = Literal["float32", "float16", "int8"]
 _BYTES = {"float32": 4, "float16": 2, "int8": 1}

@@ -93,7 +93,7 @@ def write_shards(
         info: what is in it.
         shards: to be written by this process.
         views: (view, row) -> `pixel_values`, `sample_index`, `box`, `flip`.
-        see: `pixel_values` (B, 3, H, W) to maps (B, C, h, w) float32, which may lie on any device.
+        see: `pixel_values` (B, 3, H, W) uint8 to maps (B, C, h, w) float32, which may lie on any device.
         batch_size: images that the teacher sees at once.
         num_workers: processes that decode images.
         progress: show a bar.
