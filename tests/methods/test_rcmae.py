@@ -71,7 +71,14 @@ def test_the_average_moves_once_a_step_by_a_cosine(model):
     model(batch())
     model.eval()(batch())
     assert lag(model) == pytest.approx(0.9 * 0.95)
-    assert not any(parameter.requires_grad for parameter in model.average.parameters())
+
+
+def test_the_average_gets_no_gradients_however_the_model_came(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded = RCMAEForPreTraining.from_pretrained(tmp_path)
+    for one in (model, loaded):
+        assert not any(parameter.requires_grad for parameter in one.average.parameters())
+        assert all(parameter.requires_grad for parameter in one._averaged.parameters())
 
 
 def test_a_pretrained_student_is_its_own_average(world, tmp_path):

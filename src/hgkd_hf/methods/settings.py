@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .base.command_settings import CommandSettings, LabelledCommandSettings
+from .base.command_settings import CommandSettings, LabelledCommandSettings, SparseUNetCommandSettings
 from .base.settings import Settings
-from .hgkd.settings import HGKDCommandSettings, HGKDSettings
+from .hgkd.settings import HGKDSettings
 from .kd.settings import KDSettings
 from .manifold.settings import ManifoldDistillationSettings
 from .msdcrd.settings import MSDCRDSettings
@@ -16,7 +16,7 @@ from .tinymim.settings import TinyMIMSettings
 from .wcord.settings import WCoRDSettings
 
 SETTINGS: dict[str, tuple[type[Settings], type[Settings]]] = {
-    "hgkd": (HGKDSettings, HGKDCommandSettings),
+    "hgkd": (HGKDSettings, SparseUNetCommandSettings),
     "rob": (RoBSettings, RoBCommandSettings),
     "manifold": (ManifoldDistillationSettings, LabelledCommandSettings),
     "msdcrd": (MSDCRDSettings, LabelledCommandSettings),
@@ -24,6 +24,6 @@ SETTINGS: dict[str, tuple[type[Settings], type[Settings]]] = {
     "wcord": (WCoRDSettings, LabelledCommandSettings),
     "sskd": (SSKDSettings, LabelledCommandSettings),
     "kd": (KDSettings, LabelledCommandSettings),
-    "rcmae": (RCMAESettings, HGKDCommandSettings),
+    "rcmae": (RCMAESettings, SparseUNetCommandSettings),
     "tinymim": (TinyMIMSettings, CommandSettings),
 }

@@ -5,8 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+def split_heads(tokens: Tensor, heads: int) -> Tensor:
+    """(B, N, heads * d) to (B, heads, N, d)."""
+    return tokens.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+class AdaptiveBlock(nn.Module):
+    """Of a transformer block on the student, with the teacher's heads and width, what relations read.
+
+    That is the norm and the projections of its attention: nothing would teach the rest.
+    """
+
+    def __init__(self, in_channels: int, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(in_channels)
+        self.projections = nn.ModuleDict({name: nn.Linear(in_channels, width) for name in "qkv"})
+
+    def forward(self, tokens: Tensor) -> dict[str, Tensor]:
+        """Tokens (B, N, C) to queries, keys and values, `q`, `k` and `v`, each (B, heads, N, width / heads)."""
+        tokens = self.norm(tokens)
+        return {name: split_heads(layer(tokens), self.heads) for name, layer in self.projections.items()}
 
 
 def log_relations(left: Tensor, right: Tensor) -> Tensor:

@@ -113,3 +113,22 @@ class LabelledCommandSettings(LabelledSettings, CommandSettings):
             raise ValueError(
                 f"{self.single_labels} needs one label an image: leave --mixup, --cutmix and --label_smoothing at 0."
             )
+
+
+@dataclass
+class SparseUNetCommandSettings(CommandSettings):
+    """What the command has beside: the student's decoder, what computes it, and how crops are coloured.
+
+    Teacher and student see the same colours.
+    """
+
+    decoder_width: int = setting(256, "Decoder channels at the deepest scale.", minimum=1)
+    color_jitter: float = setting(0.0, "Change of brightness, contrast and saturation.", minimum=0, maximum=1)
+    color_distortion: float = setting(
+        0.0, "Strength of random colours, hues and greying (SimCLR); 0: none.", minimum=0, maximum=1
+    )
+    blur_probability: float = setting(0.0, "Of a Gaussian blur.", minimum=0, maximum=1)
+    cell_size: int | None = setting(None, "Side of a mask cell in pixels; default: the student's total stride.")
+    sparse_backend: Literal["cells", "masked", "spconv"] = setting(
+        "cells", "What computes the visible cells; equal results."
+    )

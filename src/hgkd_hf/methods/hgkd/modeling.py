@@ -9,25 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForPreTraining, PreTrainedModel
-from transformers import initialization as init
+from transformers import AutoConfig, AutoModelForPreTraining
 from transformers.utils import ModelOutput
 
 from ...objectives.feature_regression import TargetNorm, feature_regression_loss
 from ...objectives.pixel_reconstruction import pixel_reconstruction_loss
-from ...sparse.masking import cell_grid, expand_mask, num_visible_cells, random_cell_mask
+from ...sparse.masking import cell_grid, expand_mask, num_visible_cells
 from ...students.sparse_unet import SparseUNetConfig, SparseUNetModel
 from ...teachers import PatchTeacher
-from ..base.distiller import Distiller, DistillerConfig
+from ..base.sparse_unet import SparseUNetDistiller, SparseUNetDistillerConfig
 from .settings import HGKDSettings
 
 
-class HGKDConfig(HGKDSettings, DistillerConfig):
+class HGKDConfig(HGKDSettings, SparseUNetDistillerConfig):
     """Configuration of `HGKDForPreTraining`: the fields of `DistillerConfig`, those of `HGKDSettings`, and these.
 
     The student is a `SparseUNetConfig`, whose `decoder_stride` follows from `decoder`.
@@ -38,8 +37,6 @@ class HGKDConfig(HGKDSettings, DistillerConfig):
     """
 
     model_type = "hgkd"
-    sub_configs: ClassVar[dict[str, type]] = {"student_config": SparseUNetConfig}
-    default_student = "sparse_unet"
 
     teacher_hidden_sizes: list[int] | tuple[int, ...] = ()
     teacher_grid: list[int] | tuple[int, ...] | None = None
@@ -51,12 +48,6 @@ class HGKDConfig(HGKDSettings, DistillerConfig):
         if not self.feature_weight:
             self.teacher_layers, self.teacher_hidden_sizes, self.teacher_grid = (), (), None
         self._set_decoder_stride()
-
-    @property
-    def cell_grid(self) -> tuple[int, int]:
-        """(rows, columns) of mask cells in a crop."""
-        size = self.image_size if isinstance(self.image_size, int) else tuple(self.image_size)
-        return cell_grid(size, self.student_config.cell_size)
 
     @property
     def low_resolution(self) -> tuple[int, int]:
@@ -114,7 +105,7 @@ class HGKDOutput(ModelOutput):
     bool_masked_pos: Tensor | None = None
 
 
-class HGKDForPreTraining(Distiller):
+class HGKDForPreTraining(SparseUNetDistiller):
     """Student, prediction heads and, attached from outside, a teacher.
 
     Example:
@@ -125,8 +116,6 @@ class HGKDForPreTraining(Distiller):
     """
 
     config_class = HGKDConfig
-    supports_gradient_checkpointing = True
-    predicts_masked = True
 
     def __init__(self, config: HGKDConfig):
         super().__init__(config)
@@ -151,12 +140,6 @@ class HGKDForPreTraining(Distiller):
             self.pixel_head = nn.Conv2d(width, config.student_config.num_channels, 1)
         self.post_init()
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, nn.Conv2d):
-            init.trunc_normal_(module.weight, std=self.config.student_config.initializer_range)
-
     def check_teacher(self, teacher: PatchTeacher) -> None:
         """Raise `ValueError` if `teacher` does not give the features that the heads predict."""
         config = self.config
@@ -171,24 +154,6 @@ class HGKDForPreTraining(Distiller):
                     f"the model's layers {tuple(config.teacher_layers)}, image_size {config.teacher_image_size} and "
                     f"teacher_input {config.teacher_input!r} (of its config)."
                 )
-
-    @property
-    def encoder(self) -> PreTrainedModel:
-        """The CNN below the decoder."""
-        return self.student.encoder
-
-    @property
-    def extended_student(self) -> PreTrainedModel:
-        """Encoder and decoder."""
-        return self.student
-
-    def image_features(self, pixel_values: Tensor) -> Tensor:
-        """The student's feature vectors (B, C) of images (B, 3, H, W), for evaluation."""
-        return self.student.image_features(pixel_values)
-
-    def to_native(self) -> PreTrainedModel:
-        """The student's encoder as a stock transformers model; a copy, in eval mode."""
-        return self.student.to_native()
 
     def forward(
         self,
@@ -210,8 +175,7 @@ class HGKDForPreTraining(Distiller):
         """
         config = self.config
         if bool_masked_pos is None:
-            masks = [random_cell_mask(config.cell_grid, config.mask_ratio) for _ in pixel_values]
-            bool_masked_pos = torch.stack(masks).to(pixel_values.device)
+            bool_masked_pos = self.random_masks(pixel_values)
         masked = config.mask_ratio > 0
         if self.training and self.progress >= 1 - config.unmasked_share:
             masked, bool_masked_pos = False, torch.zeros_like(bool_masked_pos)
@@ -248,15 +212,6 @@ class HGKDForPreTraining(Distiller):
             terms["pixel_loss"] = pixel_reconstruction_loss(terms["pixel_predictions"], pixel_values, bool_masked_pos)
             loss = loss + config.pixel_weight * terms["pixel_loss"]
         return HGKDOutput(loss=loss, feature_targets=targets, bool_masked_pos=bool_masked_pos, **terms)
-
-    def describe_student(self) -> str:
-        """One line on encoder and decoder."""
-        weights = self.encoder.num_parameters()
-        others = self.num_parameters() - weights
-        return (
-            f"{type(self.encoder).__name__}, {weights / 1e6:.1f} M parameters, stride {self.student.total_stride}; "
-            f"decoder and heads {others / 1e6:.2g} M"
-        )
 
     def describe_objective(self) -> dict[str, str]:
         """Mask and terms."""

@@ -1,4 +1,4 @@
-"""RC-MAE with a masked CNN: it reconstructs hidden pixels, and as a moving average of itself reconstructs them.
+"""RC-MAE with a masked CNN: it reconstructs hidden pixels, and agrees on them with a moving average of itself.
 
 The loss is that of arXiv 2210.02077, whose students are vision transformers (MAE). The sparse CNN, its decoder and the
 mask of cells in their place are SparK's (2301.03580), and our choice.
@@ -9,31 +9,28 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForPreTraining, PreTrainedModel
-from transformers import initialization as init
+from transformers import AutoConfig, AutoModelForPreTraining
 from transformers.utils import ModelOutput
 
 from ...objectives.pixel_reconstruction import pixel_reconstruction_loss
 from ...objectives.reconstruction_consistency import reconstruction_consistency_loss
-from ...sparse.masking import cell_grid, num_visible_cells, random_cell_mask
-from ...students.sparse_unet import SparseUNetConfig, SparseUNetModel
-from ..base.distiller import Distiller, DistillerConfig
+from ...sparse.masking import num_visible_cells
+from ...students.sparse_unet import SparseUNetModel
+from ..base.sparse_unet import SparseUNetDistiller, SparseUNetDistillerConfig
 from .settings import RCMAESettings
 
 
-class RCMAEConfig(RCMAESettings, DistillerConfig):
+class RCMAEConfig(RCMAESettings, SparseUNetDistillerConfig):
     """Configuration of `RCMAEForPreTraining`: the fields of `DistillerConfig` and those of `RCMAESettings`.
 
     The student is a `SparseUNetConfig`, whose decoder goes up to the pixels.
     """
 
     model_type = "rcmae"
-    sub_configs: ClassVar[dict[str, type]] = {"student_config": SparseUNetConfig}
-    default_student = "sparse_unet"
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -41,12 +38,6 @@ class RCMAEConfig(RCMAESettings, DistillerConfig):
         self.student_config.use_mask_token, self.student_config.decoder_stride = True, 1
         _ = self.student_config.decoder_widths  # refuses a stride that doubling does not reach
         _ = self.visible_cells  # refuses a ratio that leaves none
-
-    @property
-    def cell_grid(self) -> tuple[int, int]:
-        """(rows, columns) of mask cells in a crop."""
-        size = self.image_size if isinstance(self.image_size, int) else tuple(self.image_size)
-        return cell_grid(size, self.student_config.cell_size)
 
     @property
     def visible_cells(self) -> int:
@@ -75,7 +66,7 @@ class RCMAEOutput(ModelOutput):
     bool_masked_pos: Tensor | None = None
 
 
-class RCMAEForPreTraining(Distiller):
+class RCMAEForPreTraining(SparseUNetDistiller):
     """Student, pixel head, and the moving average of both, which checkpoints hold and the exported student does not.
 
     Attributes:
@@ -88,8 +79,6 @@ class RCMAEForPreTraining(Distiller):
     """
 
     config_class = RCMAEConfig
-    supports_gradient_checkpointing = True
-    predicts_masked = True
     _averaged_at: float | None = None  # the progress at which the average last moved
 
     def __init__(self, config: RCMAEConfig):
@@ -99,11 +88,10 @@ class RCMAEForPreTraining(Distiller):
         self.post_init()
         self.average = copy.deepcopy(self._averaged).requires_grad_(False)
 
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, nn.Conv2d):
-            init.trunc_normal_(module.weight, std=self.config.student_config.initializer_range)
+    def train(self, mode: bool = True) -> Self:
+        """As every module's; the average stays without gradients, which `from_pretrained` gives to all weights."""
+        self.average.requires_grad_(False)
+        return super().train(mode)
 
     @property
     def _averaged(self) -> nn.ModuleDict:
@@ -130,24 +118,6 @@ class RCMAEForPreTraining(Distiller):
         averages, weights = list(self.average.parameters()), list(self._averaged.parameters())
         torch._foreach_lerp_(averages, weights, 1 - self.average_momentum)
 
-    @property
-    def encoder(self) -> PreTrainedModel:
-        """The CNN below the decoder."""
-        return self.student.encoder
-
-    @property
-    def extended_student(self) -> PreTrainedModel:
-        """Encoder and decoder."""
-        return self.student
-
-    def image_features(self, pixel_values: Tensor) -> Tensor:
-        """The student's feature vectors (B, C) of images (B, 3, H, W), for evaluation."""
-        return self.student.image_features(pixel_values)
-
-    def to_native(self) -> PreTrainedModel:
-        """The student's encoder as a stock transformers model; a copy, in eval mode."""
-        return self.student.to_native()
-
     def forward(
         self,
         pixel_values: Tensor,
@@ -168,8 +138,7 @@ class RCMAEForPreTraining(Distiller):
         """
         config = self.config
         if bool_masked_pos is None:
-            masks = [random_cell_mask(config.cell_grid, config.mask_ratio) for _ in pixel_values]
-            bool_masked_pos = torch.stack(masks).to(pixel_values.device)
+            bool_masked_pos = self.random_masks(pixel_values)
         visible = config.visible_cells if self.training else None  # known: no accelerator is asked for it
         if self.training:
             self._move_average()
@@ -191,14 +160,6 @@ class RCMAEForPreTraining(Distiller):
         """(B, 3, H, W)."""
         decoded = model["student"](pixel_values, mask, visible_per_image=visible).last_hidden_state
         return model["pixel_head"](decoded)
-
-    def describe_student(self) -> str:
-        """One line on encoder and decoder."""
-        encoder, whole = self.encoder.num_parameters(), self.student.num_parameters()
-        return (
-            f"{type(self.encoder).__name__}, {encoder / 1e6:.1f} M parameters, stride {self.student.total_stride}; "
-            f"decoder {(whole - encoder) / 1e6:.2g} M; an average of both"
-        )
 
     def describe_objective(self) -> dict[str, str]:
         """Mask and terms."""

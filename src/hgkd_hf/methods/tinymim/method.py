@@ -20,24 +20,13 @@ class TinyMIMMethod(TinyMIMSettings, Method):
     model_class = TinyMIMForPreTraining
 
     def check(self) -> None:
-        """Also refuse several blocks, and a cache, which holds no queries, keys and values."""
+        """Also refuse a cache."""
         super().check()
-        if len(self.teacher_layers) != 1:
-            raise ValueError(
-                f"teacher_layers is {self.teacher_layers}, but TinyMIM learns the relations of one block: name one "
-                "(--teacher_layers)."
-            )
         if self.teacher_cache is not None:
-            raise ValueError(
-                "TinyMIM compares queries, keys and values, which no cache holds: leave --teacher_cache out."
-            )
+            raise ValueError("TinyMIM compares attention, which no cache holds: leave --teacher_cache out.")
 
     def load_teacher(self, student_config: PreTrainedConfig) -> PatchTeacher:
-        """The teacher, at the image size at which it has as many tokens as a ViT student; for a CNN, at the crops'.
-
-        Raises:
-            ValueError: no teacher is named.
-        """
+        """The teacher, at the image size at which it has as many tokens as a ViT student; for a CNN, at the crops'."""
         if self.teacher is None:
             raise ValueError("method 'tinymim' needs a teacher: name a vision transformer with --teacher.")
         patch = PatchTeacher.patch_size_of(self.teacher, revision=self.teacher_revision)

@@ -1,32 +1,30 @@
 """TinyMIM: the student's tokens relate to each other as those of one block of a frozen ViT do (2301.01296).
 
-Nothing is masked. The relations and their loss are the paper's. Its student's last block has the teacher's number of
-heads; ours is a stock model, whose blocks have one number of heads, and may be a CNN: the block with the teacher's
-heads stands on top of it and is not exported.
+Relations and loss are the paper's. Its student's last block has the teacher's number of heads; ours is a stock model,
+which has one number for all blocks, or is a CNN: a block with the teacher's heads stands on top, and is not exported.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from ...objectives.token_relations import relation_losses
+from ...objectives.token_relations import AdaptiveBlock, relation_losses, split_heads
 from ...students.classifier_layers import student_layers
 from ...students.features import freeze_mask_token, pooled_features
 from ...teachers import PatchTeacher
 from ..base.distiller import Distiller, DistillerConfig
 from ..base.image_classification import resize_map
-from .relations import AdaptiveBlock, attention_projections, split_heads
 from .settings import TinyMIMSettings
+
+PROJECTIONS = {"q": ("q_proj", "query"), "k": ("k_proj", "key"), "v": ("v_proj", "value")}  # as stock models name them
 
 
 class TinyMIMConfig(TinyMIMSettings, DistillerConfig):
@@ -59,9 +57,8 @@ class TinyMIMConfig(TinyMIMSettings, DistillerConfig):
         heads = getattr(teacher.config, "num_attention_heads", None)
         if not isinstance(heads, int) or len(teacher.layers) != 1:
             raise ValueError(
-                f"TinyMIM needs the tokens of one block of a plain vision transformer, but the teacher is a "
-                f"{teacher.config.model_type} model with the layers {tuple(teacher.layers)} (--teacher, "
-                "--teacher_layers)."
+                f"TinyMIM needs one block of a plain vision transformer, but the teacher is a "
+                f"{teacher.config.model_type} model with the layers {tuple(teacher.layers)} (--teacher_layers)."
             )
         return super().fields_of_teacher(teacher) | {
             "teacher_hidden_size": attention_projections(teacher.model)["q"].out_features,
@@ -72,12 +69,7 @@ class TinyMIMConfig(TinyMIMSettings, DistillerConfig):
 
 @dataclass
 class TinyMIMOutput(ModelOutput):
-    """Output of `TinyMIMForPreTraining`.
-
-    Args:
-        loss: scalar, the sum of the terms.
-        qk, vv, qq, kk: scalars, KL of each relation; None for those that are not compared.
-    """
+    """Output of `TinyMIMForPreTraining`: `loss`, the sum of the KL of each relation; None for those not compared."""
 
     loss: Tensor | None = None
     qk: Tensor | None = None
@@ -96,14 +88,11 @@ class TinyMIMForPreTraining(Distiller):
     """
 
     config_class = TinyMIMConfig
-    _projections: Mapping[str, nn.Linear] = MappingProxyType({})  # the teacher's, and so no modules of this model
 
     def __init__(self, config: TinyMIMConfig):
         super().__init__(config)
         if config.teacher_hidden_size is None:
-            raise ValueError(
-                "no teacher_hidden_size is known: build the config with TinyMIMConfig.for_teacher(teacher, ...)."
-            )
+            raise ValueError("no teacher_hidden_size is known: build the config with TinyMIMConfig.for_teacher(...).")
         self.layer = student_layers(config.student_config)[-1]
         self.student = AutoModel.from_config(config.student_config)
         freeze_mask_token(self.student)
@@ -112,18 +101,10 @@ class TinyMIMForPreTraining(Distiller):
 
     def check_teacher(self, teacher: PatchTeacher) -> None:
         """Raise `ValueError` if `teacher` has other heads or tokens than this model was built for."""
-        given = self.config.fields_of_teacher(teacher)
+        given, built = self.config.fields_of_teacher(teacher), self.config.to_dict()
         for name in ("teacher_hidden_size", "teacher_num_heads", "teacher_grid"):
-            wanted = getattr(self.config, name)
-            wanted = list(wanted) if isinstance(wanted, tuple) else wanted
-            if given[name] != wanted:
-                raise ValueError(f"the teacher's {name} is {given[name]}, but this model was built for {wanted}.")
-
-    def attach_teacher(self, teacher: PatchTeacher) -> Self:
-        """As every distiller's; it is the last of the teacher's blocks that is kept, whose relations are learned."""
-        super().attach_teacher(teacher)
-        self._projections = attention_projections(teacher.model)
-        return self
+            if given[name] != built[name]:
+                raise ValueError(f"the teacher's {name} is {given[name]}, but this model was built for {built[name]}.")
 
     @property
     def encoder(self) -> PreTrainedModel:
@@ -166,27 +147,39 @@ class TinyMIMForPreTraining(Distiller):
 
     def _teacher_attention(self, pixel_values: Tensor) -> dict[str, Tensor]:
         """`q`, `k` and `v` (B, heads, 1 + N, d): of the class token, else the mean, and of the patches."""
-        kept: dict[str, Tensor] = {}
+        outputs: dict[str, Tensor] = {}
         with ExitStack() as hooks:
-            for name, module in self._projections.items():
-                keep = lambda module, args, output, name=name: kept.update({name: output})  # noqa: E731
+            for name, module in attention_projections(self.teacher.model).items() if self.teacher else ():
+                keep = lambda module, args, output, name=name: outputs.update({name: output})  # noqa: E731
                 hooks.enter_context(module.register_forward_hook(keep))
             self.teach(pixel_values)
-        count = self.config.teacher_grid[0] * self.config.teacher_grid[1]
-        tokens = {}
-        for name, states in kept.items():
-            patches = states[:, -count:]
-            image = states[:, :1] if states.shape[1] > count else patches.mean(1, keepdim=True)
-            tokens[name] = split_heads(torch.cat([image, patches], 1), self.config.teacher_num_heads)
-        return tokens
+        (rows, columns), attention = self.config.teacher_grid, {}
+        for name, tokens in outputs.items():
+            patches = tokens[:, -rows * columns :]
+            image = tokens[:, :1] if tokens.shape[1] > rows * columns else patches.mean(1, keepdim=True)
+            attention[name] = split_heads(torch.cat([image, patches], 1), self.config.teacher_num_heads)
+        return attention
 
     def describe_objective(self) -> dict[str, str]:
         """Relations, block and heads."""
-        config = self.config
-        return {
-            "objective": f"relations {config.relations} of the teacher's block {config.teacher_layers[0]}, "
-            f"{config.teacher_num_heads} heads"
-        }
+        block, heads = self.config.teacher_layers[0], self.config.teacher_num_heads
+        return {"objective": f"relations {self.config.relations} of the teacher's block {block}, {heads} heads"}
+
+
+def attention_projections(model: nn.Module) -> dict[str, nn.Linear]:
+    """The projections to queries, keys and values, `q`, `k` and `v`, in the last block of a stock ViT.
+
+    Raises:
+        ValueError: it has none of their own, e.g. one for all three.
+    """
+    layers = [(name.rpartition(".")[2], m) for name, m in model.named_modules() if isinstance(m, nn.Linear)]
+    found = {key: [m for name, m in layers if name in names][-1:] for key, names in PROJECTIONS.items()}
+    if not all(found.values()):
+        raise ValueError(
+            f"{type(model).__name__} has no projections to queries, keys and values: choose a plain vision "
+            "transformer, e.g. vit, deit, dinov2 or clip (--teacher)."
+        )
+    return {key: module for key, (module,) in found.items()}
 
 
 AutoConfig.register("tinymim", TinyMIMConfig)

@@ -12,8 +12,7 @@ from ..base.settings import MethodSettings, setting
 class TinyMIMSettings(MethodSettings):
     """loss = sum over relations of KL(teacher's || student's), in every head and for every query (arXiv:2301.01296).
 
-    `--teacher_layers` names the one block whose relations are learned: the paper takes the 18th of the 24 of a ViT-L,
-    the last of a smaller teacher.
+    Of the one block `--teacher_layers`: the paper takes the 18th of the 24 of a ViT-L, the last of a smaller teacher.
     """
 
     relations: Literal["qk+vv", "qq+kk+vv", "qq+kk+vv+qk"] = setting(
