@@ -1,9 +1,13 @@
-"""What commands build for every method: students that start from their own weights."""
+"""What commands build for every method: a dry run, and students that start from their own weights."""
+
+import json
 
 import pytest
 import torch
+from contract import SMALL, STUDENT
 from transformers import AutoModel, ConvNextConfig, ViTConfig
 
+from hgkd_hf.cli import distill
 from hgkd_hf.methods.registry import METHODS
 
 SIZES = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 8, 16, 16]}
@@ -13,6 +17,16 @@ VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "int
 def method_of(name, world, student, **settings):
     settings = {"dataset": str(world / "images"), "teacher": str(world / "classifier"), **settings}
     return METHODS[name](method=name, student=str(student), student_pretrained=True, image_size=64, **settings)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_dry_run(name, world, tmp_path):
+    """Of every method: nothing is fitted yet, and nothing is written."""
+    settings = {"method": name, "dataset": world / "images", "teacher": world / "classifier", "image_size": 64}
+    settings |= {"student": json.dumps(STUDENT), "per_device_train_batch_size": 4, "num_train_epochs": 3}
+    settings |= {"output_dir": tmp_path / "run", "report_to": "none"} | SMALL.get(name, {})
+    assert distill.main([*(f"--{key}={value}" for key, value in settings.items()), "--dry_run"])["steps"] == 6
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", METHODS)
