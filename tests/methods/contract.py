@@ -7,12 +7,11 @@ from dataclasses import MISSING, fields
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
 from transformers import AutoModel, AutoModelForImageClassification
 
 from hgkd_hf.cli.choices import parse_method
 from hgkd_hf.cli.recipe import to_recipe
-from hgkd_hf.data import collate
+from hgkd_hf.data import ImageLoader
 from hgkd_hf.methods.base.distiller import Distiller
 from hgkd_hf.methods.base.settings import SettingHelp, choices_of, hints_of
 from hgkd_hf.students.features import pooled_features
@@ -44,7 +43,7 @@ class Built:
         self.model = self.method.build_model()
         self.method.prepare(self.model, seed=0)
         data = self.method.training_data(self.model, seed=0, skipped_log=None)
-        self.batch = next(iter(DataLoader(data, batch_size=4, collate_fn=collate)))
+        self.batch = next(iter(ImageLoader(data, batch_size=4)))
         self.batch.pop("sample_index", None)
         self.images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
