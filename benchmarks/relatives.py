@@ -1,6 +1,7 @@
 """Does a method help at all? Its student against the same student without it: equal steps, images and seeds.
 
     python benchmarks/relatives.py --dataset uoft-cs/cifar10 --classifier path/to/a/cnn --rows reviewkd wcord sskd
+    python benchmarks/relatives.py --dataset uoft-cs/cifar10 --teacher facebook/dinov2-small --rows tinymim rcmae
 
 Methods that learn from labels are compared with labels alone, by top-1 of the student's own classifier; methods
 without labels with the random weights that they start from, by kNN. A finished run is a folder with a summary; the
@@ -37,6 +38,8 @@ SETTINGS = {
 }
 CNN = {"model_type": "resnet", "layer_type": "basic", "embedding_size": 32}
 CNN |= {"hidden_sizes": [32, 64, 128, 256], "depths": [1, 1, 1, 1]}
+VIT = {"model_type": "vit", "hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3}
+VIT |= {"intermediate_size": 768, "patch_size": 8}
 # Rows by name: the flags of `hgkd distill`; a teacher is that of the flag of its name, and `baseline` the row of the
 # same student without the method, None where that is its random weights.
 ROWS: dict[str, dict[str, Any]] = {
@@ -53,6 +56,22 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "wcord": {"student": CNN, "method": "wcord", "teacher": "classifier", "baseline": "labels"},
     "sskd": {"student": CNN, "method": "sskd", "teacher": "classifier", "baseline": "labels"},
+    "tinymim": {
+        "student": VIT,
+        "method": "tinymim",
+        "teacher": "teacher",
+        "teacher_layers": [10],
+        "per_device_train_batch_size": 16,
+        "baseline": None,
+    },
+    "rcmae": {
+        "student": CNN,
+        "method": "rcmae",
+        "momentum": 0.95,
+        "image_size": 64,  # two cells on a side
+        "per_device_train_batch_size": 16,
+        "baseline": None,
+    },
 }
 
 
@@ -107,6 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--dataset", required=True, help="labelled images with the splits train and test: Hub id or path"
     )
     parser.add_argument("--classifier", help="Hub id or folder of a CNN that classifies these classes")
+    parser.add_argument("--teacher", help="Hub id or folder of a vision transformer")
     parser.add_argument("--rows", nargs="+", choices=[row for row in ROWS if row != "labels"], required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output_dir", type=Path, default=Path("runs/relatives"))
