@@ -216,6 +216,7 @@ def test_two_processes_equal_one_over_twenty_steps(inputs, tmp_path):
     """Float errors grow on their way through twenty updates, but stay float errors."""
     launcher = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
     runs = {"hgkd": {"method": "hgkd", "teacher": "vit", "decoder_width": 32}, **RUNS}
+    runs["rcmae"] = {"method": "rcmae", "decoder_width": 32, "momentum": 0.9}
     settings = {"max_steps": 20, "learning_rate": 1e-4}
     one = [flags(inputs, tmp_path / "1" / n, **v, **settings, per_device_train_batch_size=8) for n, v in runs.items()]
     two = [flags(inputs, tmp_path / "2" / n, **v, **settings) for n, v in runs.items()]
