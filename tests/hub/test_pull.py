@@ -2,9 +2,11 @@
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -122,6 +124,20 @@ def test_a_run_arrives_whole(pushed_run, pull, tmp_path):
     assert (method.dataset, method.teacher, method.resume, training.output_dir) == (
         *("alice/dots", "alice/teacher", True, str(run)),
     )
+
+
+@pytest.mark.parametrize(("place", "folder"), [("cache", "cache"), ("output_dir", "runs")])
+def test_more_than_a_disk_holds_is_not_fetched(pushed_run, tmp_path, monkeypatch, place, folder):
+    pushed_run(more=["huge.json"])
+    full = tmp_path / folder
+    full.mkdir(exist_ok=True)
+    free = {full: 1000}
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free.get(path, 10**12)))
+    monkeypatch.setattr("hgkd_hf.hub.pull.snapshot_download", lambda *args, **kwargs: pytest.fail("it was fetched"))
+    before = everything(tmp_path)
+    with pytest.raises(ValueError, match=rf"alice/run has 0.0 GB, but the disk of {full} has 0.0 GB free: make room"):
+        pull_run(REPO, tmp_path / "runs" / "mine")
+    assert everything(tmp_path) == before
 
 
 @pytest.mark.parametrize("field", ["global_step", "best_global_step"])

@@ -78,7 +78,8 @@ def test_page_is_self_contained_and_tells_no_paths(run, monkeypatch):
 def test_last_picture_of_each_kind_is_shown(run):
     pictures = run / "pictures"
     pictures.mkdir()
-    for name in ("predictions-000020", "predictions-000040", "most-alike-000040"):
+    others = ("logo", "my-photo", "predictions-late", "-000050", "predictions-000050 copy", "predictions-٠٠٠٠٥٠")
+    for name in ("predictions-000020", "predictions-000040", "most-alike-000040", *others):
         draw(pictures / f"{name}.png")
     assert {caption: path.name for caption, path in RunRecord.read(run).pictures.items()} == {
         "Most alike, step 40": "most-alike-000040.png",

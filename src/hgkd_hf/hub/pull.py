@@ -8,10 +8,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -73,9 +74,10 @@ def pull_run(repo_id: str, run: str | Path, revision: str | None = None, token: 
     if found := [path.name for path in sorted(mine) if os.path.lexists(path)]:
         raise ValueError(f"{run} holds {found[0]}: choose another --output_dir.")
     remove_partial(run)
-    info = _reach(repo_id, revision, lambda: HfApi(token=token).model_info(repo_id, revision=revision))
-    names = {sibling.rfilename for sibling in info.siblings or []}
-    listed = {name.removeprefix(f"{LAST_CHECKPOINT}/") for name in names if name.startswith(f"{LAST_CHECKPOINT}/")}
+    ask = partial(HfApi(token=token).model_info, repo_id, revision=revision, files_metadata=True)
+    info = _reach(repo_id, revision, ask)
+    sizes = {sibling.rfilename: sibling.size or 0 for sibling in info.siblings or []}
+    listed = {name.removeprefix(f"{LAST_CHECKPOINT}/") for name in sizes if name.startswith(f"{LAST_CHECKPOINT}/")}
     if TRAINER_STATE_NAME not in listed:
         raise ValueError(
             f"{repo_id} holds no {LAST_CHECKPOINT}, as it was not pushed by `hgkd distill --hub_strategy checkpoint`: "
@@ -84,6 +86,7 @@ def pull_run(repo_id: str, run: str | Path, revision: str | None = None, token: 
     with _refused(f"the {LAST_CHECKPOINT} of {repo_id} is damaged"):
         check_names(listed)
     wanted = [*RUN_FILES, *(f"{LAST_CHECKPOINT}/{name}" for name in listed)]
+    _check_space(sum(sizes.get(name, 0) for name in wanted), run, repo_id)
     settings = {"revision": info.sha, "token": token, "allow_patterns": wanted}
     found = Path(_reach(repo_id, revision, lambda: snapshot_download(repo_id, **settings)))
     last = found / LAST_CHECKPOINT
@@ -102,15 +105,26 @@ def pull_run(repo_id: str, run: str | Path, revision: str | None = None, token: 
         if (found / CARD_FILE).is_file():
             texts[CARD_FILE] = json.dumps(checked_card(found / CARD_FILE), indent=1) + "\n"
 
-    partial = run / f"checkpoint-{state.global_step}{PARTIAL}"
+    begun = run / f"checkpoint-{state.global_step}{PARTIAL}"
     for name in files:
-        (partial / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(last / name, partial / name)
-    state.save_to_json(str(partial / TRAINER_STATE_NAME))
-    (partial / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
+        (begun / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(last / name, begun / name)
+    state.save_to_json(str(begun / TRAINER_STATE_NAME))
+    (begun / ARGUMENTS_FILE).write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
     for name, text in texts.items():
         (run / name).write_text(text, encoding="utf-8")
-    return PulledRun(complete_folder(partial), info.sha, recipe, left_out)
+    return PulledRun(complete_folder(begun), info.sha, recipe, left_out)
+
+
+def _check_space(size: int, run: Path, repo_id: str) -> None:
+    """Refuse what the disks of the cache and of the run do not hold, before a byte of it is fetched."""
+    for folder in (Path(constants.HF_HUB_CACHE), run.absolute()):
+        there = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
+        if size > (free := shutil.disk_usage(there).free):
+            raise ValueError(
+                f"the {LAST_CHECKPOINT} of {repo_id} has {size / 1e9:,.1f} GB, but the disk of {there} has "
+                f"{free / 1e9:,.1f} GB free: make room, or choose another --output_dir or HF_HUB_CACHE."
+            )
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ..hub.student_card import CARD_FILE, METRICS, StudentCard
 from ..training.metrics_file import read_metrics
 
 PICTURES = "pictures"
+_PICTURE = re.compile(r"(?P<kind>.+)-(?P<step>\d{6,})", re.ASCII)
 EVALUATIONS = ("before_", "eval_", "after_")
 # Entries of a training log that are drawn by themselves, (title, name in the log); other numbers are loss terms.
 TRAINING = {
@@ -147,10 +149,11 @@ def results(entries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 def _pictures(run: Path) -> dict[str, Path]:
     """The last picture of each kind that was drawn while training, else those of the student's card."""
-    kinds: dict[str, Path] = {}
-    for path in sorted((run / PICTURES).glob("*.png")):  # kind-000100.png
-        kinds[path.stem.rpartition("-")[0].replace("-", " ").capitalize()] = path
-    pictures = {f"{kind}, step {int(path.stem.rpartition('-')[2])}": path for kind, path in kinds.items()}
+    kinds: dict[str, tuple[int, Path]] = {}
+    for path in sorted((run / PICTURES).glob("*.png")):
+        if found := _PICTURE.fullmatch(path.stem):  # not a file that somebody else put there
+            kinds[found["kind"].replace("-", " ").capitalize()] = int(found["step"]), path
+    pictures = {f"{kind}, step {step}": path for kind, (step, path) in kinds.items()}
     return pictures or {path.stem.capitalize(): path for path in sorted((run / STUDENT_FOLDER).glob("pred*.png"))}
 
 
