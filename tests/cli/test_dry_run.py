@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,9 @@ def test_dry_run_tells_all_and_writes_nothing(distill, inputs, tmp_path, capsys)
         assert text in plan
     assert "activations" in plan
     assert "images (an estimate)" in plan
+    assert re.search(r"about \S+ images a second on 1 process\(es\), bound by reading, collating and the step", plan)
+    size = statistics.median(path.stat().st_size for path in inputs.rglob("*.png"))
+    assert f"{size / 1e3:.3g} kB an image, {size * 24 / 1e6:.3g} MB a pass" in plan
     assert (said["steps"], said["memory"] > 10**6) == (9, True)
 
 

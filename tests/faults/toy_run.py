@@ -67,7 +67,7 @@ def build_model() -> HGKDForPreTraining:
 class RecordingTrainer(DistillationTrainer):
     """Writes what every step saw, and makes the loss depend on global generators as dropout would."""
 
-    hold = -1
+    hold, noise = -1, 0.1
 
     def compute_loss(self, model, inputs, **kwargs):
         """Line by line: step, samples, digest of pixels and masks."""
@@ -80,7 +80,7 @@ class RecordingTrainer(DistillationTrainer):
         with (run / f"seen-{rank}.jsonl").open("a") as file:
             file.write(json.dumps(entry) + "\n")
         loss = super().compute_loss(model, inputs, **kwargs)
-        return loss * (1 + 0.1 * torch.rand(()))
+        return loss * (1 + self.noise * torch.rand(()))
 
 
 def live(run: str, images: str, settings: dict, rank: int = 0, world: int = 1, port: int = 0) -> None:
@@ -103,7 +103,7 @@ def live(run: str, images: str, settings: dict, rank: int = 0, world: int = 1, p
         **settings,
     }
     streaming, hold = settings.pop("streaming", False), settings.pop("hold", -1)
-    buffer = settings.pop("shuffle_buffer", 0)
+    buffer, noise = settings.pop("shuffle_buffer", 0), settings.pop("noise", RecordingTrainer.noise)
     args = DistillationArguments(output_dir=run, save_strategy="steps", disable_tqdm=True, **settings)
     model = build_model()
     kind = DistillationDataset
@@ -118,7 +118,7 @@ def live(run: str, images: str, settings: dict, rank: int = 0, world: int = 1, p
         skipped_log=Path(run, "skipped.tsv"),
     )
     trainer = RecordingTrainer(model, args, data)
-    trainer.hold = hold
+    trainer.hold, trainer.noise = hold, noise
     trainer.train(resume_from_checkpoint=any(Path(run).glob("checkpoint-*[0-9]")) or None)
     if rank == 0:
         digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in model.state_dict().values()))

@@ -136,9 +136,11 @@ def dry_run(
     train: Dataset,
     knn_datasets: tuple[Dataset, Dataset] | None,
 ) -> dict:
-    """Print what the run would be: recipe, networks, data, steps, memory. Its folder is left as it is."""
+    """Print what the run would be: recipe, networks, data, steps, memory, speed. Its folder is left as it is."""
     from ..data import collate
-    from ..training.memory_estimate import estimate_memory, free_memory, gigabytes
+    from ..training.arguments import available_cores
+    from ..training.memory_estimate import estimate_memory, free_memory, gigabytes, local_processes
+    from ..training.speed_estimate import estimate_speed
 
     recipe = to_recipe(args, training)
     memory = estimate_memory(model, train, collate, training.device, training.autocast_dtype)
@@ -147,9 +149,14 @@ def dry_run(
         training.output_dir = str(Path(folder, Path(training.output_dir).name))
         trainer, publisher = build_trainer(args, training, model, train, knn_datasets)
         *_, steps = trainer.set_initial_training_values(training, trainer.get_train_dataloader())
+    batch_size, workers = training.per_device_train_batch_size, training.dataloader_num_workers
     images = steps * training.images_per_step
-    epochs = f", {images / len(train):.3g} epochs" if hasattr(train, "__len__") else ""
-    needed = memory.describe(training.per_device_train_batch_size)
+    rows = len(train) if hasattr(train, "__len__") else None
+    epochs = f", {images / rows:.3g} epochs" if rows else ""
+    speed = estimate_speed(
+        model, train, collate, training.device, batch_size, trainer.compute_loss_context_manager
+    ).describe(images, rows, training.world_size, workers, max(1, available_cores() // local_processes()))
+    needed = memory.describe(batch_size)
     if trainer.is_world_process_zero():
         show(recipe)
         show_facts(
@@ -157,10 +164,11 @@ def dry_run(
             | {
                 "steps": f"{steps:,}{epochs}, {images:,} images",
                 "memory": f"{needed} (an estimate); {gigabytes(free)} free on {training.device}",
+                **speed,
                 "dry run": "all checks passed; nothing was written",
             }
         )
-    return {"steps": steps, "memory": memory.weights + memory.step(training.per_device_train_batch_size)}
+    return {"steps": steps, "memory": memory.weights + memory.step(batch_size)}
 
 
 def command_line(training: DistillationArguments, arguments: list[str] | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -82,20 +83,13 @@ def estimate_memory(
     """
     model.to(device)
     samples = (list(islice(iter(dataset), 4)) * 4)[:4]
-    buffers = {name: value.clone() for name, value in model.named_buffers()}
-    for value in model.buffers():
-        if value.is_floating_point() and not value.any():
-            value.fill_(1)  # RoB's prototypes, which are fitted when the training begins: a forward refuses zeros
     autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
     kept = {}
-    with eval_mode(model), autocast:  # for the modes that it gives back
-        model.train()
+    with trial(model), autocast:
         for images in (2, 4):  # not 1, of which BatchNorm knows no variance
             batch = model_inputs(dataset, send_to_device(collate(samples[:images]), device))
             batch.pop("sample_index", None)
             kept[images] = _kept_for_backward(model, batch)
-    for name, value in model.named_buffers():
-        value.copy_(buffers[name])
     trained = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     modules = [model]
     if isinstance(model, Distiller) and model.teacher is not None:  # a teacher is no part of its model
@@ -108,6 +102,20 @@ def estimate_memory(
         kept=max(0, kept[2] - 2 * per_image),
         kept_per_image=per_image,
     )
+
+
+@contextmanager
+def trial(model: nn.Module) -> Iterator[None]:
+    """Training mode; afterwards modes and buffers are as before."""
+    buffers = {name: value.clone() for name, value in model.named_buffers()}
+    for value in model.buffers():
+        if value.is_floating_point() and not value.any():
+            value.fill_(1)  # RoB's prototypes, which are fitted when the training begins: a forward refuses zeros
+    with eval_mode(model):  # for the modes that it gives back
+        model.train()
+        yield
+    for name, value in model.named_buffers():
+        value.copy_(buffers[name])
 
 
 def _kept_for_backward(model: nn.Module, batch: dict[str, Any]) -> int:
