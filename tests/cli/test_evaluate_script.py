@@ -120,6 +120,22 @@ def test_bad_input_is_one_sentence(evaluate_script, models, colours, tmp_path, f
         evaluate_script.main(flags(models["stock"], colours, tmp_path, flag))
 
 
+def test_two_processes_write_what_one_does(evaluate_script, models, colours, tmp_path):
+    """Each extracts half of the features, and keeps its half of the bank."""
+    protocols = ("--protocols", "knn", "linear", "representation")
+    alone = evaluate_script.main(flags(models["stock"], colours, tmp_path / "one", *protocols))
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SCRIPT)]
+    command = [*launcher, *flags(models["stock"], colours, tmp_path / "two", *protocols)]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=900)
+    assert run.returncode == 0, run.stderr
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    assert two.pop("metrics") == pytest.approx(one.pop("metrics"), rel=1e-5)
+    assert two == one
+    assert run.stdout.count("| knn_accuracy |") == 1
+    assert alone["knn_accuracy"] > 0.5
+
+
 def test_as_a_command(models, colours, tmp_path):
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(SCRIPT), *flags(models["stock"], colours, tmp_path, "--eval_split=validation")]

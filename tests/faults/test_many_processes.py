@@ -74,7 +74,7 @@ def test_machines_that_share_no_folder_are_told_so(lives, tmp_path):
         assert not list((tmp_path / f"run-{rank}").glob(".seen*"))
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), pytest.param(2, 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (2, 4)])
 def test_a_stream_is_taken_over_by_other_numbers_of_processes(lives, tmp_path, before, after):
     """After 24 of 22 rows, none was lost; row 5 of the first file cannot be decoded, and another is in its place.
 

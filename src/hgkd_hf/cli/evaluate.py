@@ -2,6 +2,7 @@
 
     hgkd evaluate --model runs/mine/student --dataset uoft-cs/cifar10 --eval_split test
     hgkd evaluate --model microsoft/resnet-50 --dataset path/to/images --protocols knn linear
+    torchrun --nproc-per-node 8 -m hgkd_hf.cli.evaluate --model runs/mine/student --dataset path/to/images
     hgkd evaluate --model runs/mine/student --dataset path/to/masks --protocols linear-segmentation \\
         --class_names road car --image_size 352 480
 
@@ -20,6 +21,7 @@ from ..methods.base.settings import setting
 from ..version import __version__
 from .errors import run_script
 from .output import hush, log_to, show
+from .processes import join_processes
 from .recipe import parse_recipe
 
 if TYPE_CHECKING:
@@ -70,7 +72,10 @@ def main(arguments: list[str] | None = None) -> dict[str, float | None]:
             raise ValueError(f"{SEGMENTATION} needs masks, the other protocols labels: choose it alone (--protocols).")
         measure = evaluate_segmentation
     hush()
+    accelerator = join_processes()
     metrics, protocols, settings, used = measure(args)
+    if not accelerator.is_main_process:
+        return metrics
     log_to(args.output_dir)
     show(f"{args.model} on {args.dataset}: {used[0]:,} {args.split} and {used[1]:,} {args.eval_split} images\n")
     show("| metric | value | protocol |\n| --- | --- | --- |")
@@ -96,6 +101,7 @@ def evaluate_images(args: EvaluationArguments) -> tuple[dict, dict, ProtocolSett
     from ..data import ImageTransform, bank_and_queries, open_split
     from ..evaluation import PROTOCOLS, ProtocolSettings, best_device, image_set_features, run_protocols
     from ..evaluation.frozen import load_frozen_model, teacher_features
+    from ..evaluation.shares import count
     from ..teachers.checkpoint import image_statistics
 
     settings = ProtocolSettings(args.knn_k, args.knn_temperature, tuple(args.shots), args.draws, args.seed)
@@ -125,7 +131,7 @@ def evaluate_images(args: EvaluationArguments) -> tuple[dict, dict, ProtocolSett
         teacher = teacher_features(args.teacher, args.teacher_layer, sources[1], transform, **loading)
     metrics = run_protocols(bank, queries, wanted, settings, teacher, best_device())
     protocols = {name: protocol_of(name, settings) for name in metrics}
-    return metrics, protocols, settings, (len(bank), len(queries))
+    return metrics, protocols, settings, (count(bank), count(queries))
 
 
 def evaluate_segmentation(args: EvaluationArguments) -> tuple[dict, dict, SegmentationProbeSettings, tuple[int, int]]:

@@ -10,24 +10,23 @@ trains a student, and `hgkd publish caches/mine --repo_id user/name` publishes t
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..training.teaching import TeachSettings
 from .choices import spell_out_teacher
 from .errors import run_script
 from .output import hush, show_facts
 from .parser import answer_help
+from .processes import join_processes, on_main_process
 from .recipe import parse_recipe
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
     from torch import Tensor
 
     from ..data.cached import TeacherViews
@@ -72,31 +71,6 @@ def main(arguments: list[str] | None = None) -> dict:
             describe(info) | {"written": f"{len(shards)} of {len(info.shards)} shards in {result['seconds']} s"}
         )
     return result
-
-
-def join_processes() -> Accelerator:
-    """This process among those that share the work.
-
-    Raises:
-        RuntimeError: the launcher started several, but each believes that it is alone.
-    """
-    import torch
-    from accelerate import Accelerator, InitProcessGroupKwargs
-
-    # They wait for each other at the end, and the last may be a whole shard behind.
-    patience = InitProcessGroupKwargs(timeout=timedelta(days=2))
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[patience])
-    started = int(os.environ.get("WORLD_SIZE", 1))
-    if accelerator.num_processes != started:
-        raise RuntimeError(f"{started} processes were started, but each believes that it is alone.")
-    return accelerator
-
-
-def on_main_process(accelerator: Accelerator, work: Callable[[], Any]) -> Any:
-    """What `work` gives in the main process, in all of them."""
-    from accelerate.utils import broadcast_object_list
-
-    return broadcast_object_list([work() if accelerator.is_main_process else None])[0]
 
 
 def check_space(folder: Path, info: CacheInfo, shards: Sequence[Shard]) -> None:

@@ -18,6 +18,7 @@ class Features:
         features: (N, D) float32 on the CPU, all finite.
         labels: (N,) long on the CPU, or None.
         rows: (N,) long on the CPU, the row of each image in its dataset, or None: they are the rows in order.
+        shared: these are of this process's share of the images, and other processes have others: see `shares`.
 
     Raises:
         ValueError: if a shape does not fit, or a feature is NaN or infinite.
@@ -26,6 +27,7 @@ class Features:
     features: Tensor
     labels: Tensor | None = None
     rows: Tensor | None = None
+    shared: bool = False
 
     def __post_init__(self):
         if self.features.ndim != 2:

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
-from ..data import EvaluationDataset, ImageLoader, ImageSource, ImageTransform
+from ..data import EvaluationDataset, ImageSource, ImageTransform
 from ..students.features import feature_scales, has_feature_scales
 from ..students.sparse_unet import SparseUNetModel
 from ..teachers import PatchTeacher
 from ..teachers.showing import show
-from .features import Features, extract_features
+from .features import Features
 from .linear_segmentation import MapsOf
 from .protocols import best_device
+from .shares import share_features
 
 
 def load_frozen_model(name: str, revision: str | None = None) -> nn.Module:
@@ -96,7 +97,7 @@ def _student_maps(student: SparseUNetModel, images: Tensor) -> list[Tensor]:
 def teacher_features(
     name: str, layer: int, source: ImageSource, transform: ImageTransform, batch_size: int = 128, num_workers: int = 0
 ) -> Features:
-    """The pooled patch features of a ViT for a labelled split.
+    """The pooled patch features of a ViT for a labelled split; of several processes, each gets those of its share.
 
     Args:
         name: folder or Hub id of the ViT.
@@ -110,6 +111,6 @@ def teacher_features(
     side = max(1, round(transform.size[0] / patch)) * patch
     teacher = PatchTeacher.from_pretrained(name, layers=(layer,), image_size=side)
     device = best_device()
-    loader = ImageLoader(EvaluationDataset(source, transform), batch_size, device, num_workers=num_workers)
     see = partial(show, teacher, image_mean=transform.image_mean, image_std=transform.image_std)
-    return extract_features(lambda pixels: see(pixels).pooled, loader, device).each_once()
+    dataset = EvaluationDataset(source, transform)
+    return share_features(lambda pixels: see(pixels).pooled, dataset, batch_size, device, num_workers=num_workers)

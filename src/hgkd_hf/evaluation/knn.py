@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .features import Features, full_precision
+from .shares import count, gather
 
 # Similarities are compared as whole multiples of 2**-30, far above float64 rounding and far below what matters. So
 # equal images tie exactly, whichever block of the bank they stand in and however a matrix product is tiled.
@@ -37,9 +38,12 @@ def knn_accuracy(
     compared again in float64. Ties have one outcome: of equally similar images the one earlier in `train` is nearer,
     of labels with equal votes the smaller wins. So neither `chunk_size` nor the device moves the result.
 
+    Of a bank that processes share out, each searches its own part, and the nearest of all are put together: the
+    result is that of one process.
+
     Args:
         train: the labelled bank, (N, D).
-        test: the labelled queries, (M, D).
+        test: the labelled queries, (M, D), all of them in every process.
         k: the number of neighbours, at most N.
         temperature: > 0; the smaller, the more the nearest neighbour counts.
         chunk_size: queries and bank images compared at a time. Memory on the device is that of the queries, of a
@@ -49,8 +53,9 @@ def knn_accuracy(
     Raises:
         ValueError: for a setting out of range, missing labels, or widths D that differ.
     """
-    if not 1 <= k <= len(train):
-        raise ValueError(f"k={k} must lie between 1 and the {len(train)} images of train.")
+    images = count(train)
+    if not 1 <= k <= images:
+        raise ValueError(f"k={k} must lie between 1 and the {images} images of train.")
     if not temperature > 0:
         raise ValueError(f"temperature={temperature} must be greater than 0.")
     if chunk_size < 1:
@@ -72,12 +77,23 @@ def knn_accuracy(
             nearest = similarity.topk(min(2 * k + SPARE, similarity.shape[1]))
             found[i] = nearest.values, position.gather(1, nearest.indices)
     candidates = torch.cat([position for _, position in found]).cpu()
-    predictions = []
-    size = max(1, COMPARED_VALUES // (candidates.shape[1] * train.features.shape[1]))
+    places = train.rows if train.shared else torch.arange(len(train))  # of which the order counts
+    found = []
+    size = max(1, COMPARED_VALUES // max(1, candidates.shape[1] * train.features.shape[1]))
     for chunk, position in zip(test.features.split(size), candidates.split(size)):
         similarity = (_unit(train.features[position]) @ _unit(chunk)[:, :, None]).squeeze(2)
-        predictions.append(_vote(_keys(similarity, position).topk(k).values, train.labels, temperature))
-    return (torch.cat(predictions) == test.labels).double().mean().item()
+        found.append(_nearest(_keys(similarity, places[position]), train.labels[position], k))
+    # Transposed, since it is the first length that may differ between processes.
+    keys, labels = (torch.cat(gather(torch.cat(part).T.contiguous(), train.shared)).T for part in zip(*found))
+    nearest = zip(*(values.split(chunk_size) for values in _nearest(keys, labels, k)))
+    predictions = torch.cat([_vote(*values, temperature) for values in nearest])
+    return (predictions == test.labels).double().mean().item()
+
+
+def _nearest(keys: Tensor, labels: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest keys (B, k) of (B, n), sorted, with their labels; all, if there are fewer."""
+    keys, order = keys.topk(min(k, keys.shape[1]))
+    return keys, labels.gather(1, order)
 
 
 def _unit(features: Tensor) -> Tensor:
@@ -90,12 +106,11 @@ def _keys(similarity: Tensor, position: Tensor) -> Tensor:
 
 
 def _vote(keys: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """The winning label (B,) of sorted keys (B, k)."""
+    """The winning label (B,) of sorted keys and their labels (B, k)."""
     position = -keys % BANK_LIMIT
     similarity = (keys + position).double() / (SIMILARITY_STEPS * BANK_LIMIT)
     # Taking the nearest as origin leaves the vote as it is, and lets no small temperature overflow.
     weights = ((similarity - similarity[:, :1]) / temperature).exp()
-    labels = labels[position]
     # (B, k, k): every neighbour gathers the weight of its own label, so memory does not grow with the classes.
     votes = ((labels[:, :, None] == labels[:, None, :]) * weights[:, None, :]).sum(2).float()
     winners = votes == votes.amax(1, keepdim=True)

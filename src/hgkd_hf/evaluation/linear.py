@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .features import Features, full_precision
+from .shares import gather, total
 
 # With one label a class nothing can be held out to choose a strength, nor does it matter: on digits 1e-4 ... 1 agree
 # within the spread of the draws.
@@ -49,9 +50,11 @@ def linear_probe(
     equally accurate ones the strongest) and the classifier is then fitted to all of train: the protocol of CLIP's
     probe (Radford et al. 2021, arXiv:2103.00020, appendix A.3). The test set takes no part in either.
 
+    Of images that processes share out (`train.shared`), each passes its own, and the sums are those of all.
+
     Args:
         train: (N, D) with labels, any whole numbers; a test label that train lacks counts as an error.
-        test: (M, D) with labels.
+        test: (M, D) with labels, all of them in every process.
         strengths: the values of l2 to choose from, each > 0.
         validation_fraction: part of each class that is held out, in (0, 1): at least one image, never all.
         max_iterations: of L-BFGS in each fit; the weakest strengths may stop here, before their optimum.
@@ -66,25 +69,26 @@ def linear_probe(
         raise ValueError(f"strengths={tuple(strengths)} must hold values greater than 0.")
     if not 0 < validation_fraction < 1:
         raise ValueError(f"validation_fraction={validation_fraction} must lie between 0 and 1.")
-    held_out = torch.zeros(len(train), dtype=torch.bool)
-    for members in _shuffled_classes(train.labels, torch.Generator().manual_seed(seed)):
+    labels, places = _all_labels(train)
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    for members in _shuffled_classes(labels, torch.Generator().manual_seed(seed)):
         count = max(1, round(validation_fraction * len(members)))
         held_out[members[: min(count, len(members) - 1)]] = True
     if not held_out.any():
-        raise ValueError(f"train has {len(train)} images, no two of one class: nothing can be held out to choose l2.")
+        raise ValueError(f"train has {len(labels)} images, no two of one class: nothing can be held out to choose l2.")
 
-    part, rest = (~held_out).nonzero().flatten(), held_out.nonzero().flatten()
-    scale = _Scale.of(train.features, part)
-    fitted, scored = (_Rows(train.features, rows, scale, device) for rows in (part, rest))
+    part, rest = (~held_out[places]).nonzero().flatten(), held_out[places].nonzero().flatten()
+    scale = _Scale.of(train, part)
+    fitted, scored = (_Rows(train, rows, scale, device) for rows in (part, rest))
     scores = {
-        l2: _fit(fitted, train.labels[part], l2, max_iterations).accuracy(scored, train.labels[rest])
+        l2: _fit(fitted, labels[~held_out].unique(), l2, max_iterations).accuracy(scored)
         for l2 in sorted(strengths, reverse=True)
     }
     best = max(scores, key=scores.get)  # the first, hence the strongest, of equals
     everything = torch.arange(len(train))
-    scale = _Scale.of(train.features, everything)
-    probe = _fit(_Rows(train.features, everything, scale, device), train.labels, best, max_iterations)
-    accuracy = probe.accuracy(_Rows(test.features, torch.arange(len(test)), scale, device), test.labels)
+    scale = _Scale.of(train, everything)
+    probe = _fit(_Rows(train, everything, scale, device), labels.unique(), best, max_iterations)
+    accuracy = probe.accuracy(_Rows(test, torch.arange(len(test)), scale, device))
     return LinearProbeResult(accuracy, best, scores[best])
 
 
@@ -103,8 +107,8 @@ def low_shot_probe(
     standardised over all of train. Within a draw the images for a smaller n are among those for a larger one.
 
     Args:
-        train: (N, D) with labels; the images are drawn from here.
-        test: (M, D) with labels.
+        train: (N, D) with labels; the images are drawn from here. Processes may share them out, as above.
+        test: (M, D) with labels, all of them in every process.
         shots: numbers of labels a class.
         draws: how often the labels are drawn.
         seed: of the draws, the same whatever `shots` holds.
@@ -118,23 +122,23 @@ def low_shot_probe(
         raise ValueError(f"shots={tuple(shots)} must hold whole numbers of at least 1.")
     if draws < 1:
         raise ValueError(f"draws={draws} must be at least 1.")
-    classes, counts = train.labels.unique(return_counts=True)
+    labels, places = _all_labels(train)
+    classes, counts = labels.unique(return_counts=True)
     if counts.min() < max(shots):
         rarest = classes[counts.argmin()].item()
         raise ValueError(
             f"shots={max(shots)} is more than the {counts.min()} images that train has of class {rarest}."
         )
-    scale = _Scale.of(train.features, torch.arange(len(train)))
-    scored = _Rows(test.features, torch.arange(len(test)), scale, device)
+    scale = _Scale.of(train, torch.arange(len(train)))
+    scored = _Rows(test, torch.arange(len(test)), scale, device)
     generator = torch.Generator().manual_seed(seed)
     accuracies = {n: [] for n in shots}
     for _ in range(draws):
-        drawn = _shuffled_classes(train.labels, generator)
+        drawn = _shuffled_classes(labels, generator)
         for n in shots:
-            chosen = torch.cat([members[:n] for members in drawn])
-            fitted = _Rows(train.features, chosen, scale, device)
-            probe = _fit(fitted, train.labels[chosen], LOW_SHOT_L2, max_iterations=200)
-            accuracies[n].append(probe.accuracy(scored, test.labels))
+            chosen = torch.isin(places, torch.cat([members[:n] for members in drawn])).nonzero().flatten()
+            probe = _fit(_Rows(train, chosen, scale, device), classes, LOW_SHOT_L2, max_iterations=200)
+            accuracies[n].append(probe.accuracy(scored))
     stacked = {n: torch.tensor(values, dtype=torch.float64) for n, values in accuracies.items()}
     return {n: (values.mean().item(), values.std(correction=0).item()) for n, values in stacked.items()}
 
@@ -147,10 +151,16 @@ class _Scale:
     std: Tensor
 
     @classmethod
-    def of(cls, features: Tensor, rows: Tensor) -> _Scale:
-        """That of some rows of features (N, D)."""
-        mean = sum(features[block].double().sum(0) for block in rows.split(BLOCK)) / len(rows)
-        variance = sum((features[block].double() - mean).square().sum(0) for block in rows.split(BLOCK)) / len(rows)
+    def of(cls, images: Features, rows: Tensor) -> _Scale:
+        """That of some of the images, over all processes that share them out."""
+
+        def mean_of(values: Callable[[Tensor], Tensor]) -> Tensor:
+            own = sum(values(images.features[block].double()).sum(0) for block in rows.split(BLOCK))
+            return total(own, images.shared) / number
+
+        number = total(torch.tensor(len(rows)), images.shared)
+        mean = mean_of(lambda block: block)
+        variance = mean_of(lambda block: (block - mean).square())
         std = variance.sqrt()
         # A constant dimension carries only rounding, which must not be blown up into a feature.
         std[std <= 1e-6 * mean.abs()] = 1.0
@@ -162,15 +172,17 @@ def _dtype(device: torch.device) -> torch.dtype:
 
 
 class _Rows:
-    """Some rows of features (N, D), standardised, on a device; iterated block by block, again and again.
+    """Some of the images, standardised, on a device; iterated block by block, again and again.
 
     They are kept there if they are few.
     """
 
-    def __init__(self, features: Tensor, rows: Tensor, scale: _Scale, device: torch.device | str):
-        self.features, self.rows, self.scale, self.device = features, rows, scale, torch.device(device)
+    def __init__(self, images: Features, rows: Tensor, scale: _Scale, device: torch.device | str):
+        self.features, self.labels, self.shared = images.features, images.labels[rows], images.shared
+        self.rows, self.scale, self.device = rows, scale, torch.device(device)
+        self.count = int(total(torch.tensor(len(rows)), self.shared))
         self.dtype = _dtype(self.device)
-        few = self.dtype.itemsize * len(rows) * features.shape[1] <= KEPT_BYTES
+        few = self.dtype.itemsize * len(rows) * self.width <= KEPT_BYTES
         self._kept = list(self._made()) if few else None
 
     @property
@@ -196,17 +208,19 @@ class _Probe:
     bias: Tensor
 
     @full_precision()
-    def accuracy(self, rows: _Rows, labels: Tensor) -> float:
+    def accuracy(self, rows: _Rows) -> float:
         weight, bias = (values.to(rows.dtype).to(rows.device) for values in (self.weight, self.bias))
-        predictions = torch.cat([F.linear(block, weight, bias).argmax(1).cpu() for block in rows])
-        return (self.classes[predictions] == labels).double().mean().item()
+        right = torch.zeros((), dtype=torch.long)
+        for block, labels in zip(rows, rows.labels.split(BLOCK)):
+            right += (self.classes[F.linear(block, weight, bias).argmax(1).cpu()] == labels).sum()
+        return total(right, rows.shared).item() / rows.count
 
 
 @torch.no_grad()
 @full_precision()
-def _fit(rows: _Rows, labels: Tensor, l2: float, max_iterations: int) -> _Probe:
-    """From zero weights, so the order of fits is of no account."""
-    classes, targets = labels.unique(return_inverse=True)
+def _fit(rows: _Rows, classes: Tensor, l2: float, max_iterations: int) -> _Probe:
+    """Of sorted classes (C,); from zero weights, so the order of fits is of no account."""
+    targets = torch.searchsorted(classes, rows.labels)
     weight = torch.zeros(len(classes), rows.width, dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(len(classes), dtype=torch.float64, requires_grad=True)
     weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
@@ -221,21 +235,32 @@ def _fit(rows: _Rows, labels: Tensor, l2: float, max_iterations: int) -> _Probe:
     def closure() -> Tensor:
         """Mean cross-entropy and penalty, with their gradients: of logits it is softmax minus the target."""
         on_device = [values.detach().to(rows.dtype).to(rows.device) for values in (weight, bias)]
-        loss = l2 / 2 * weight.detach().square().sum()
-        weight.grad.copy_(l2 * weight.detach())
+        loss = torch.zeros((), dtype=torch.float64)
+        weight.grad.zero_()
         bias.grad.zero_()
         for block, target in zip(rows, targets.split(BLOCK)):
             target = target.to(block.device)[:, None]
             logits = F.linear(block, *on_device)
             scores = logits.log_softmax(1)
-            loss -= scores.gather(1, target).cpu().double().sum() / len(labels)
-            error = scores.exp_().scatter_add_(1, target, -torch.ones_like(target, dtype=scores.dtype)) / len(labels)
+            loss -= scores.gather(1, target).cpu().double().sum() / rows.count
+            error = scores.exp_().scatter_add_(1, target, -torch.ones_like(target, dtype=scores.dtype)) / rows.count
             weight.grad += (error.T @ block).cpu()
             bias.grad += error.sum(0).cpu()
-        return loss
+        for sums in (loss, weight.grad, bias.grad):
+            sums.copy_(total(sums, rows.shared))
+        weight.grad += l2 * weight.detach()
+        return loss + l2 / 2 * weight.detach().square().sum()
 
     optimizer.step(closure)
     return _Probe(classes, weight.detach(), bias.detach())
+
+
+def _all_labels(images: Features) -> tuple[Tensor, Tensor]:
+    """The labels of the images of all processes in the order of their rows, and where this process's own are."""
+    if not images.shared:
+        return images.labels, torch.arange(len(images))
+    rows, order = torch.cat(gather(images.rows, True)).sort()
+    return torch.cat(gather(images.labels, True))[order], torch.searchsorted(rows, images.rows)
 
 
 def _shuffled_classes(labels: Tensor, generator: torch.Generator) -> list[Tensor]:

@@ -9,12 +9,13 @@ from functools import partial
 import torch
 from torch import nn
 
-from ..data import DistillationDataset, EvaluationDataset, ImageLoader, ImageSource, ImageTransform
+from ..data import DistillationDataset, EvaluationDataset, ImageSource, ImageTransform
 from ..students.features import pooled_features
-from .features import Features, extract_features
+from .features import Features
 from .knn import knn_accuracy
 from .linear import linear_probe, low_shot_probe
 from .representation import feature_rank, feature_std, linear_cka
+from .shares import count, share_features, whole
 
 PROTOCOLS = ("knn", "linear", "low-shot", "representation")
 
@@ -46,6 +47,8 @@ def image_set_features(
 ) -> Features:
     """The pooled features of a stock model of all readable images of a split, on the model's device.
 
+    Of several processes, each gets those of its share.
+
     Args:
         model: gives them.
         source: the split.
@@ -55,8 +58,8 @@ def image_set_features(
     """
     dataset = EvaluationDataset(source, transform) if labels else DistillationDataset(source, transform, seed=0)
     device = next(model.parameters()).device
-    loader = ImageLoader(dataset, batch_size, device, num_workers=num_workers)
-    return extract_features(partial(pooled_features, model), loader, device, module=model).each_once()
+    function = partial(pooled_features, model)
+    return share_features(function, dataset, batch_size, device, num_workers=num_workers, module=model)
 
 
 def run_protocols(
@@ -70,11 +73,12 @@ def run_protocols(
     """Metrics by name, accuracies in [0, 1].
 
     Args:
-        bank: labelled features to look up or to train probes on.
-        queries: labelled features to classify.
+        bank: labelled features to look up or to train probes on; where processes share them out, they stay so.
+        queries: labelled features to classify; each process gets all of them.
         protocols: some of `PROTOCOLS`.
         settings: default `ProtocolSettings()`.
-        teacher_queries: a teacher's features of the queries, for their similarity (linear CKA) to the student's.
+        teacher_queries: a teacher's features of the queries, shared out like them, for their similarity (linear CKA)
+            to the student's.
         device: through which the features are passed, block by block.
 
     Raises:
@@ -84,9 +88,10 @@ def run_protocols(
     unknown = set(protocols) - set(PROTOCOLS)
     if unknown:
         raise ValueError(f"there is no protocol {sorted(unknown)[0]!r}: choose from {', '.join(PROTOCOLS)}.")
+    queries = whole(queries)
     metrics: dict[str, float] = {}
     if "knn" in protocols:
-        k = min(settings.knn_k, len(bank))
+        k = min(settings.knn_k, count(bank))
         metrics["knn_accuracy"] = knn_accuracy(bank, queries, k=k, temperature=settings.knn_temperature, device=device)
     if "linear" in protocols:
         result = linear_probe(bank, queries, seed=settings.seed, device=device)
@@ -100,7 +105,7 @@ def run_protocols(
     if "representation" in protocols:
         metrics |= {"feature_rank": feature_rank(queries.features), "feature_std": feature_std(queries.features)}
         if teacher_queries is not None:
-            metrics["teacher_cka"] = linear_cka(queries.features, teacher_queries.features)
+            metrics["teacher_cka"] = linear_cka(queries.features, whole(teacher_queries).features)
     return metrics
 
 

@@ -1,0 +1,97 @@
+"""How much faster two processes train than one on the same images a step, each process on one core.
+
+    python benchmarks/processes.py
+
+A ResNet-18 with 60 % of the cells hidden, without a teacher, BatchNorm shared, gradients averaged by gloo; no workers.
+Printed are a step's seconds by the clock, and its seconds of all processes together: where other programs use the
+machine too, the clock says little, and (1 process' seconds) / (2 processes' seconds) x 2 is the speed-up that free
+cores would give, but for waiting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+import torch
+from torch.utils.data import Dataset
+from transformers import TrainerCallback
+
+from hgkd_hf import HGKDConfig, HGKDForPreTraining, SparseUNetConfig, random_cell_mask
+from hgkd_hf.students.presets import student_encoder_config
+from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
+
+
+class Noise(Dataset):
+    """Images that cost nothing to read."""
+
+    def __len__(self) -> int:
+        return 10_000
+
+    def __getitem__(self, index: int) -> dict:
+        generator = torch.Generator().manual_seed(index)
+        mask = random_cell_mask((4, 4), 0.6, generator)
+        return {"pixel_values": torch.randn(3, 128, 128, generator=generator), "bool_masked_pos": mask}
+
+
+class Clock(TrainerCallback):
+    """Marks the time after every step."""
+
+    def __init__(self):
+        self.marks = []
+
+    def on_step_end(self, args, state, control, **kwargs):
+        """By the clock, and of this process."""
+        self.marks.append((time.perf_counter(), time.process_time()))
+
+
+def train(images: int, steps: int, output_dir: str) -> None:
+    """One process of a training; the first prints the seconds of a step, but for the first step."""
+    torch.set_num_threads(1)
+    student = SparseUNetConfig(encoder_config=student_encoder_config("resnet-18"))
+    settings = {"mask_ratio": 0.6, "feature_weight": 0.0, "pixel_weight": 1.0, "decoder": "full", "image_size": 128}
+    model, clock = HGKDForPreTraining(HGKDConfig(student_config=student, **settings)), Clock()
+    args = DistillationArguments(
+        output_dir=output_dir,
+        max_steps=steps,
+        per_device_train_batch_size=images // int(os.environ["WORLD_SIZE"]),
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    trainer = DistillationTrainer(model, args, Noise(), callbacks=[clock])
+    trainer.train()
+    (first, begun), (last, done) = clock.marks[0], clock.marks[-1]
+    own = torch.tensor([last - first, done - begun]) / (steps - 1)
+    wall, process = trainer.accelerator.gather(own[None]).unbind(1)
+    if args.process_index == 0:
+        print(json.dumps({"wall": wall.max().item(), "process": process.sum().item()}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=16, help="Of a step, over all processes.")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--output_dir", help=argparse.SUPPRESS)  # of the processes that this one starts
+    args = parser.parse_args()
+    if args.output_dir:
+        train(args.images, args.steps, args.output_dir)
+        return
+    print("| processes | seconds a step | process seconds a step |\n| --- | --- | --- |")
+    for count in args.processes:
+        with tempfile.TemporaryDirectory() as folder:
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+            flags = [f"--images={args.images}", f"--steps={args.steps}", f"--output_dir={folder}"]
+            output = subprocess.run([*launcher, __file__, *flags], env=environment, check=True, stdout=subprocess.PIPE)
+        found = json.loads(output.stdout.splitlines()[-1])
+        print(f"| {count} | {found['wall']:.2f} | {found['process']:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
