@@ -86,6 +86,8 @@ def test_segmenter(finetune, rectangles, student_folder, photo, folder, tmp_path
     assert {segment["label"] for segment in segments} <= {"ground", "thing"}
     covered = sum(np.array(segment["mask"]).astype(bool).sum() for segment in segments)
     assert covered == 80 * 60  # each pixel of the picture in exactly one segment
+    card = json.loads((tmp_path / "card.json").read_text())
+    assert card["description"]["encoder"] == "trained weights, layer decay 1"
 
 
 def test_detector(finetune, rectangles, student_folder, photo, tmp_path):

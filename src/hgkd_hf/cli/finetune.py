@@ -76,6 +76,7 @@ def finetune(task: Task, training: FineTuningArguments, command: list[str]) -> d
     trainer.add_callback(publisher)
     facts = {
         "model": f"{type(model).__name__} ({task.model}), {model.num_parameters() / 1e6:.1f} M parameters",
+        "encoder": f"{'trained' if task.has_weights else 'random'} weights, layer decay {training.layer_decay:g}",
         "data": f"{task.source.name}, {task.source.num_rows:,} images of {len(task.names)} classes",
     }
     publisher.card.description = facts | training.describe()
