@@ -79,15 +79,20 @@ def loader(photographs: Path, images: int, batch_size: int, rounds: int) -> dict
     """(before, now) images a second of each stage."""
     source = load_images(photographs)
     ways = [DistillationDataset(source, kind(SIZE, train=True), seed=0, **MASKS) for kind in (Before, ImageTransform)]
-    decoded = [source.decode(source.dataset[index]) for index in range(16)]
+    rows = [source.dataset[index] for index in range(images)]
+    decoded = [source.decode(row) for row in rows[:16]]
 
     def decode(turn: int) -> None:
         for index in range(images):
-            source.decode(source.dataset[index], min_side=ways[0].transform.min_decoded_side)
+            source.decode(rows[index], min_side=ways[0].transform.min_decoded_side)
 
     def crop(way: DistillationDataset, turn: int) -> None:
         for index in range(images):
             way._views(decoded[index % 16], index, index, turn, "view")
+
+    def cut(way: DistillationDataset, turn: int) -> None:
+        for index in range(images):
+            way._views(way._decode(rows[index], index), index, index, turn, "view")
 
     def read(way: DistillationDataset, turn: int) -> list[dict]:
         way.set_epoch(turn)
@@ -101,7 +106,8 @@ def loader(photographs: Path, images: int, batch_size: int, rounds: int) -> dict
     return {
         "decode": rates(decode, decode, images, rounds),
         "crop, resize, flip": rates(*(partial(crop, way) for way in ways), images, rounds),
-        "whole sample": rates(*(partial(read, way) for way in ways), images, rounds),
+        "JPEG to crop": rates(*(partial(cut, way) for way in ways), images, rounds),
+        "whole sample, with its row and mask": rates(*(partial(read, way) for way in ways), images, rounds),
         f"collate {batch_size}": rates(
             partial(stack, samples[0]), lambda turn: collate(samples[1]), batch_size, 4 * rounds
         ),
