@@ -3,9 +3,9 @@
     python benchmarks/relatives.py --dataset uoft-cs/cifar10 --classifier path/to/a/cnn --rows reviewkd wcord sskd
     python benchmarks/relatives.py --dataset uoft-cs/cifar10 --teacher facebook/dinov2-small --rows tinymim rcmae
 
-Methods that learn from labels are compared with labels alone, by top-1 of the student's own classifier; methods
-without labels with the random weights that they start from, by kNN. A finished run is a folder with a summary; the
-same command resumes after a stop.
+Methods that learn from labels are compared with labels alone, by top-1 of the student's own classifier and by kNN of
+its features; methods without labels with the random weights that they start from, by kNN. A finished run is a folder
+with a summary; the same command resumes after a stop.
 """
 
 from __future__ import annotations
@@ -100,19 +100,19 @@ def flag(name: str, value: Any) -> list[str]:
     return [f"--{name}={json.dumps(value) if isinstance(value, dict) else value}"]
 
 
-def compare(row: str, seeds: list[int], where: argparse.Namespace) -> str:
-    """The row's line of the table: without and with the method, and the gain, over the same seeds."""
-    runs = [summary_of(row, seed, where) for seed in seeds]
-    if ROWS[row]["baseline"]:
-        metric, method = "top-1", [run["after"]["after_accuracy"] for run in runs]
-        without = [summary_of(ROWS[row]["baseline"], seed, where)["after"]["after_accuracy"] for seed in seeds]
-    else:
-        metric, method = "kNN", [run["after"]["after_knn_accuracy"] for run in runs]
-        without = [run["before"]["before_knn_accuracy"] for run in runs]
-    gains = [with_it - without_it for with_it, without_it in zip(method, without)]
-    cells = [row, metric, *(cell(values) for values in (without, method, gains))]
-    seconds = statistics.fmean(run["process_seconds"] for run in runs)
-    return f"| {' | '.join(cells)} | {sum(gain > 0 for gain in gains)} of {len(gains)} | {seconds:.0f} |"
+def compare(row: str, seeds: list[int], where: argparse.Namespace) -> list[str]:
+    """The row's lines of the table, one a metric: without and with the method, and the gain, over the same seeds."""
+    runs, baseline = [summary_of(row, seed, where) for seed in seeds], ROWS[row]["baseline"]
+    metrics = {"top-1": "accuracy", "kNN": "knn_accuracy"} if baseline else {"kNN": "knn_accuracy"}
+    others, when = ([summary_of(baseline, seed, where) for seed in seeds], "after") if baseline else (runs, "before")
+    seconds, lines = statistics.fmean(run["process_seconds"] for run in runs), []
+    for title, name in metrics.items():
+        without = [run[when][f"{when}_{name}"] for run in others]
+        method = [run["after"][f"after_{name}"] for run in runs]
+        gains = [with_it - without_it for with_it, without_it in zip(method, without)]
+        cells = [row, title, *(cell(values) for values in (without, method, gains))]
+        lines.append(f"| {' | '.join(cells)} | {sum(gain > 0 for gain in gains)} of {len(gains)} | {seconds:.0f} |")
+    return lines
 
 
 def cell(values: list[float]) -> str:
@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
         for row in where.rows:
             for needed in filter(None, (ROWS[row]["baseline"], row)):
                 summary_of(needed, seed, where)
-    lines = [compare(row, where.seeds, where) for row in where.rows]
+    lines = [line for row in where.rows for line in compare(row, where.seeds, where)]
     print("| method | metric | without | with | gain | better in | process seconds |")
     print("| --- | --- | --- | --- | --- | --- | --- |", *lines, sep="\n")
     print(f"commit {commit()}: {shlex.join(['python', 'benchmarks/relatives.py', *(arguments or sys.argv[1:])])}")

@@ -28,13 +28,14 @@ def finish(folder: Path, **accuracies: float) -> None:
 
 def test_table_from_finished_runs(relatives, tmp_path, capsys):
     for seed, (labels, review) in enumerate([(0.40, 0.45), (0.42, 0.41), (0.44, 0.49)]):
-        finish(tmp_path / f"labels-{seed}", after_accuracy=labels)
-        finish(tmp_path / f"reviewkd-{seed}", after_accuracy=review)
+        finish(tmp_path / f"labels-{seed}", after_accuracy=labels, after_knn_accuracy=0.5)
+        finish(tmp_path / f"reviewkd-{seed}", after_accuracy=review, after_knn_accuracy=0.6)
         finish(tmp_path / f"rcmae-{seed}", before_knn_accuracy=0.3, after_knn_accuracy=0.2)
     relatives.main(["--dataset=no", "--rows", "reviewkd", "rcmae", f"--output_dir={tmp_path}"])
     printed = capsys.readouterr().out
     # Gains of 5, -1 and 5 points: 3 on average, with a sample deviation of 3.5.
     assert "| reviewkd | top-1 | 42.0 ± 2.0 | 45.0 ± 4.0 | 3.0 ± 3.5 | 2 of 3 | 20 |" in printed
+    assert "| reviewkd | kNN | 50.0 ± 0.0 | 60.0 ± 0.0 | 10.0 ± 0.0 | 3 of 3 | 20 |" in printed
     assert "| rcmae | kNN | 30.0 ± 0.0 | 20.0 ± 0.0 | -10.0 ± 0.0 | 0 of 3 | 20 |" in printed
 
 
