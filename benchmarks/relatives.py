@@ -40,22 +40,17 @@ CNN = {"model_type": "resnet", "layer_type": "basic", "embedding_size": 32}
 CNN |= {"hidden_sizes": [32, 64, 128, 256], "depths": [1, 1, 1, 1]}
 VIT = {"model_type": "vit", "hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3}
 VIT |= {"intermediate_size": 768, "patch_size": 8}
+# By a classifier, at the size that it is thought to be trained at.
+TAUGHT = {"student": CNN, "teacher": "classifier", "teacher_image_size": 64, "baseline": "labels"}
 # Rows by name: the flags of `hgkd distill`; a teacher is that of the flag of its name, and `baseline` the row of the
 # same student without the method, None where that is its random weights.
 ROWS: dict[str, dict[str, Any]] = {
     "labels": {"student": CNN, "method": "kd", "objective": "labels", "baseline": None},
-    "kd": {"student": CNN, "method": "kd", "teacher": "classifier", "baseline": "labels"},
-    "reviewkd": {
-        "student": CNN,
-        "method": "reviewkd",
-        "teacher": "classifier",
-        "teacher_layers": [2, 3, 4],
-        "student_layers": [2, 3, 4],
-        "warmup_share": 0.083,
-        "baseline": "labels",
-    },
-    "wcord": {"student": CNN, "method": "wcord", "teacher": "classifier", "baseline": "labels"},
-    "sskd": {"student": CNN, "method": "sskd", "teacher": "classifier", "baseline": "labels"},
+    "kd": TAUGHT | {"method": "kd"},
+    "reviewkd": TAUGHT
+    | {"method": "reviewkd", "teacher_layers": [2, 3, 4], "student_layers": [2, 3, 4], "warmup_share": 0.083},
+    "wcord": TAUGHT | {"method": "wcord"},
+    "sskd": TAUGHT | {"method": "sskd"},
     "tinymim": {
         "student": VIT,
         "method": "tinymim",
