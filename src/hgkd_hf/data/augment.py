@@ -44,7 +44,7 @@ class ImageTransform:
 
     Both resize by antialiased bicubic interpolation: evaluation by Pillow, as the student's published image processor
     does, and training by torch, which differs from it by at most 1 of 255, takes a fifth of the time
-    (`benchmarks/loader.py`), and gives the same bits on every CPU.
+    (`benchmarks/loader.py`), and gives the same bits with and without vector instructions.
 
     Attributes:
         image_size: of the output in pixels, side or (height, width).
