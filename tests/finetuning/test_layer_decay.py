@@ -3,6 +3,8 @@ import torch
 from transformers import AutoModel, ConvNextConfig, MobileNetV2Config, ResNetConfig
 
 from hgkd_hf.finetuning.layer_decay import decay_learning_rates, layer_depths
+from hgkd_hf.finetuning.registry import TASKS
+from hgkd_hf.finetuning.trainer import FineTuningArguments
 
 
 def resnet(**settings) -> torch.nn.Module:
@@ -64,3 +66,20 @@ def test_the_encoder_itself_is_left_alone():
     assert [module.training for module in encoder.modules()] == modes
     assert all(torch.equal(value, buffers[name]) for name, value in encoder.named_buffers())
     assert not any(module._forward_hooks for module in encoder.modules())
+
+
+@pytest.mark.parametrize("asked", [None, 0.9])
+@pytest.mark.parametrize(
+    ("task", "model", "default"),
+    [
+        ("image-classification", "folder/student", 1.0),
+        ("semantic-segmentation", "folder/student", 0.7),
+        ("object-detection", "folder/student", 1.0),
+        ("semantic-segmentation", "resnet-18", 1.0),
+        ("object-detection", '{"model_type": "resnet"}', 1.0),
+    ],
+)
+def test_the_default_is_that_of_the_task_and_of_its_weights(tmp_path, task, model, default, asked):
+    arguments = FineTuningArguments(output_dir=str(tmp_path), layer_decay=asked)
+    arguments.settle_layer_decay(TASKS[task](dataset="none", model=model))
+    assert arguments.layer_decay == (asked or default)

@@ -63,6 +63,7 @@ def finetune(task: Task, training: FineTuningArguments, command: list[str]) -> d
     run.mkdir(parents=True, exist_ok=True)
     log_to(run)
     training.settle_batch_size(model, train, task.collate)
+    training.settle_layer_decay(task)
     check_same_run(
         run,
         identity(task, training),

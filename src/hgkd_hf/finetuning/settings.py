@@ -19,8 +19,12 @@ BOX_FORMATS = get_args(BoxFormat)
 class FineTuningSettings(TrainingSettings):
     """What fine-tuning adds to the settings of a training, and its other defaults; learning rates scale as there."""
 
-    layer_decay: float = setting(
-        1.0, "Learning rate of each coarser-to-finer scale of the encoder, times this.", above=0, maximum=1
+    layer_decay: float | None = setting(
+        None,
+        "Learning rate of each coarser-to-finer scale of the encoder, times this; default: 1, for segmentation "
+        "with a trained encoder 0.7.",
+        above=0,
+        maximum=1,
     )
     ema_decay: float | None = setting(
         None, "Evaluate and keep the moving average of the weights with this decay.", minimum=0, below=1

@@ -26,6 +26,7 @@ class Task(TaskSettings, ABC):
     """What is fine-tuned for what, on which images."""
 
     main_metric: ClassVar[str]
+    layer_decay_of_trained: ClassVar[float] = 1.0
 
     @abstractmethod
     def build_model(self) -> PreTrainedModel:
@@ -110,6 +111,11 @@ class Task(TaskSettings, ABC):
     def has_weights(self) -> bool:
         """Whether `model` names a folder or a Hub id, rather than a preset or a config as JSON (random weights)."""
         return self.model not in PRESETS and not self.model.lstrip().startswith("{")
+
+    @property
+    def layer_decay(self) -> float:
+        """The layer-wise decay of learning rates where none is asked for; random weights have nothing to keep."""
+        return self.layer_decay_of_trained if self.has_weights else 1.0
 
     @cached_property
     def normalisation(self) -> tuple[list[float], list[float]]:

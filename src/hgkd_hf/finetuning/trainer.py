@@ -21,6 +21,7 @@ from ..training.base import BaseTrainer
 from ..training.callbacks import outlive_signal
 from .layer_decay import decay_learning_rates
 from .settings import FineTuningSettings
+from .task import Task
 
 AVERAGED_WEIGHTS = "averaged_weights.safetensors"
 
@@ -29,6 +30,8 @@ AVERAGED_WEIGHTS = "averaged_weights.safetensors"
 class FineTuningArguments(FineTuningSettings, DistillationArguments):
     """`DistillationArguments` with the fields and defaults of `FineTuningSettings`.
 
+    A `layer_decay` of None is the task's: its trainer settles it.
+
     `early_stopping_patience` sets `load_best_model_at_end`.
     """
 
@@ -36,6 +39,11 @@ class FineTuningArguments(FineTuningSettings, DistillationArguments):
         if self.early_stopping_patience is not None:
             self.load_best_model_at_end = True
         super().__post_init__()
+
+    def settle_layer_decay(self, task: Task) -> None:
+        """Where none is given, take what is good for the task and its model."""
+        if self.layer_decay is None:
+            self.layer_decay = task.layer_decay
 
 
 class FineTuningTrainer(BaseTrainer):
@@ -54,7 +62,7 @@ class FineTuningTrainer(BaseTrainer):
         self,
         model: PreTrainedModel,
         args: FineTuningArguments,
-        task,
+        task: Task,
         train_dataset: Dataset,
         eval_dataset: Dataset | None = None,
         image_processor: BaseImageProcessor | None = None,
@@ -65,6 +73,7 @@ class FineTuningTrainer(BaseTrainer):
                 f"early_stopping_patience is {args.early_stopping_patience}, but there are no images to evaluate on: "
                 "name their split with --eval_split."
             )
+        args.settle_layer_decay(task)
         if eval_dataset is not None:
             args.choose_best_by(task.main_metric)
         super().__init__(model, args, train_dataset, eval_dataset, task.collate, image_processor, callbacks)
@@ -85,7 +94,7 @@ class FineTuningTrainer(BaseTrainer):
         """The optimizer, with smaller learning rates for the encoder's earlier layers."""
         is_new = self.optimizer is None
         optimizer = super().create_optimizer(model)
-        if is_new and self.args.layer_decay < 1:
+        if is_new and self.args.layer_decay != 1:
             encoder = self.task.encoder(self.accelerator.unwrap_model(self.model))
             decay_learning_rates(optimizer, encoder, self.args.layer_decay)
         return optimizer
