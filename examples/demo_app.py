@@ -109,7 +109,7 @@ def picture(values: torch.Tensor, side: int = 224) -> np.ndarray:
     """(h, w, 3) in [0, 1], or (h, w) of any range, as an enlarged uint8 picture."""
     if values.dim() == 2:
         values = (values / values.max().clamp(min=1e-8))[..., None].expand(-1, -1, 3)
-    small = Image.fromarray((255 * values).byte().numpy())
+    small = Image.fromarray((255 * values).round().byte().numpy())
     return np.asarray(small.resize((side, side), Image.Resampling.NEAREST))
 
 

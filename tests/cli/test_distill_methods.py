@@ -53,8 +53,10 @@ DRIVER = """
 import json, sys
 sys.path.insert(0, {training!r})
 import distill
+from hgkd_hf.cli.errors import leave_processes
 for arguments in json.load(open({jobs!r})):
     distill.main(arguments)
+leave_processes()
 """
 
 

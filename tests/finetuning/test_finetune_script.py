@@ -87,7 +87,7 @@ def test_segmenter(finetune, rectangles, student_folder, photo, folder, tmp_path
     covered = sum(np.array(segment["mask"]).astype(bool).sum() for segment in segments)
     assert covered == 80 * 60  # each pixel of the picture in exactly one segment
     card = json.loads((tmp_path / "card.json").read_text())
-    assert card["description"]["encoder"] == "trained weights, layer decay 0.7"
+    assert card["description"]["model"].endswith(" parameters, trained weights of the encoder, layer decay 0.7")
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["layer_decay"] == 0.7
 
 

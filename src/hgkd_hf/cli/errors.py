@@ -17,17 +17,28 @@ logger = logging.getLogger(__name__)
 def run_script(main: Callable[..., Any], *arguments: Any) -> None:
     """Call `main` with `arguments`; an expected error becomes `error: <its sentence>` and exit code 1.
 
-    The first argument, if any, is the command line; default: the process's.
+    The first argument, if any, is the command line; default: the process's. When `main` is done, this process leaves
+    the others that it worked with: torch's threads for them do not always survive the end of the interpreter.
     """
     with output(verbose=VERBOSE in (arguments[0] if arguments else sys.argv)):
         try:
             main(*arguments)
+            leave_processes()
         except Exception as error:
             told = sentence(error)
             if told is None:
                 raise
             logger.info("error: %s", told, exc_info=True)
             sys.exit(f"error: {told}")
+
+
+def leave_processes() -> None:
+    """End the process group, if torch is loaded and there is one."""
+    if "torch" in sys.modules:
+        import torch.distributed as dist
+
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def sentence(error: Exception) -> str | None:

@@ -2,7 +2,7 @@
 
     hgkd evaluate --model runs/mine/student --dataset uoft-cs/cifar10 --eval_split test
     hgkd evaluate --model microsoft/resnet-50 --dataset path/to/images --protocols knn linear
-    torchrun --nproc-per-node 8 -m hgkd_hf.cli.evaluate --model runs/mine/student --dataset path/to/images
+    accelerate launch -m hgkd_hf.cli.evaluate --model runs/mine/student --dataset path/to/images
     hgkd evaluate --model runs/mine/student --dataset path/to/masks --protocols linear-segmentation \\
         --class_names road car --image_size 352 480
 

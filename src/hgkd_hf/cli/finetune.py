@@ -75,9 +75,10 @@ def finetune(task: Task, training: FineTuningArguments, command: list[str]) -> d
     publisher = FineTunedPublisher(trainer)
     trainer.add_callback(ReportCallback(trainer))
     trainer.add_callback(publisher)
+    weights = "trained" if task.has_weights else "random"
     facts = {
-        "model": f"{type(model).__name__} ({task.model}), {model.num_parameters() / 1e6:.1f} M parameters",
-        "encoder": f"{'trained' if task.has_weights else 'random'} weights, layer decay {training.layer_decay:g}",
+        "model": f"{type(model).__name__} ({task.model}), {model.num_parameters() / 1e6:.1f} M parameters, {weights} "
+        f"weights of the encoder, layer decay {training.layer_decay:g}",
         "data": f"{task.source.name}, {task.source.num_rows:,} images of {len(task.names)} classes",
     }
     publisher.card.description = facts | training.describe()
