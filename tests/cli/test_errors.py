@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.distributed as dist
 from torch.utils.data import DataLoader
 from transformers import AutoModel
 
@@ -59,3 +60,11 @@ def test_error_of_a_worker():
 def test_no_memory_is_a_sentence(shape):
     with pytest.raises(SystemExit, match="error: there is not enough memory .*lower --per_device_train_batch_size"):
         run_script(lambda: torch.empty(shape))
+
+
+def test_a_command_that_is_done_leaves_its_processes(tmp_path):
+    def main():
+        dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+
+    run_script(main)
+    assert not dist.is_initialized()
