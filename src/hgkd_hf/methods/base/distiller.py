@@ -77,6 +77,21 @@ class DistillerConfig(MethodSettings, PreTrainedConfig):
         }
 
 
+class LastMapConfig(DistillerConfig):
+    """Base of the configurations of methods that compare the student with the last of the teacher's maps.
+
+    Args:
+        teacher_hidden_size: channels of that map.
+    """
+
+    teacher_hidden_size: int | None = None
+
+    @classmethod
+    def fields_of_teacher(cls, teacher: Teacher) -> dict[str, Any]:
+        """With the width of its last map."""
+        return super().fields_of_teacher(teacher) | {"teacher_hidden_size": teacher.hidden_sizes[-1]}
+
+
 class Distiller(PreTrainedModel, ABC):
     """A student that learns from a teacher: the contract of a method with all that trains, judges and publishes it.
 

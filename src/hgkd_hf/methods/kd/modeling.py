@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from ...objectives.decoupled import decoupled_distillation_loss
 from ...objectives.hints import HintLoss
 from ...objectives.logit_distillation import soft_distillation_loss
 from ...students.classifier_layers import logits_and_maps, student_layers
-from ..base.distiller import DistillerConfig, Teacher
+from ..base.distiller import LastMapConfig, Teacher
 from ..base.image_classification import ImageClassificationDistiller, resize_map
 from .settings import KDSettings
 
@@ -24,18 +23,13 @@ from .settings import KDSettings
 TEMPERATURES = {"labels": 1.0, "kd": 4.0, "dkd": 4.0, "hint": 1.0, "contrastive": 0.07}
 
 
-class KDConfig(KDSettings, DistillerConfig):
-    """Configuration of `KDForImageClassification`: the fields of `DistillerConfig`, those of `KDSettings`, and one.
+class KDConfig(KDSettings, LastMapConfig):
+    """Configuration of `KDForImageClassification`: the fields of `LastMapConfig` and of `KDSettings`.
 
     The student is any `AutoModelForImageClassification`, a plain ViT or a CNN with maps at several scales.
-
-    Args:
-        teacher_hidden_size: channels of the last of the teacher's maps, which the student's is compared with.
     """
 
     model_type = "kd"
-
-    teacher_hidden_size: int | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -47,11 +41,6 @@ class KDConfig(KDSettings, DistillerConfig):
                 f"student_layer is {self.student_layer}, but the student ({self.student_config.model_type}) has 1 to "
                 f"{len(known) - 1}, and -1."
             )
-
-    @classmethod
-    def fields_of_teacher(cls, teacher: Teacher) -> dict[str, Any]:
-        """With the width of its last map."""
-        return super().fields_of_teacher(teacher) | {"teacher_hidden_size": teacher.hidden_sizes[-1]}
 
 
 @dataclass

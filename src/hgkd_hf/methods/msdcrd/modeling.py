@@ -17,13 +17,13 @@ from transformers.utils import ModelOutput
 from ...objectives.multi_scale_contrastive import multi_scale_contrastive_loss
 from ...students.classifier_layers import logits_and_maps, student_layers
 from ...teachers import ClassifierTeacher
-from ..base.distiller import DistillerConfig, Teacher
+from ..base.distiller import LastMapConfig, Teacher
 from ..base.image_classification import ImageClassificationDistiller, resize_map
 from .settings import MSDCRDSettings
 
 
-class MSDCRDConfig(MSDCRDSettings, DistillerConfig):
-    """Configuration of `MSDCRDForImageClassification`: the fields of `DistillerConfig`, `MSDCRDSettings`, and one.
+class MSDCRDConfig(MSDCRDSettings, LastMapConfig):
+    """Configuration of `MSDCRDForImageClassification`: the fields of `LastMapConfig` and of `MSDCRDSettings`.
 
     The student is any `AutoModelForImageClassification`, a plain ViT or a CNN with maps at several scales, the teacher
     a `PatchTeacher` or a `ClassifierTeacher`.
@@ -35,8 +35,6 @@ class MSDCRDConfig(MSDCRDSettings, DistillerConfig):
 
     model_type = "msdcrd"
 
-    teacher_hidden_size: int | None = None
-
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         student_layers(self.student_config)  # refuses a student without maps
@@ -46,11 +44,6 @@ class MSDCRDConfig(MSDCRDSettings, DistillerConfig):
         """See `DistillerConfig`; unless given, selection is "consistent" with a teacher that classifies regions."""
         selection = "consistent" if classifies_regions(teacher) else "all"
         return super().for_teacher(teacher, student_config, **{"selection": selection} | fields)
-
-    @classmethod
-    def fields_of_teacher(cls, teacher: Teacher) -> dict[str, Any]:
-        """With the width of its last map."""
-        return super().fields_of_teacher(teacher) | {"teacher_hidden_size": teacher.hidden_sizes[-1]}
 
 
 def classifies_regions(teacher: Teacher) -> bool:

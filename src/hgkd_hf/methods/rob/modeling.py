@@ -26,7 +26,7 @@ from ...objectives.masked_patches import masked_patch_loss
 from ...objectives.prototypes import fit_prototypes, prototype_scores
 from ...students.features import pooled_features, vit_patch_size
 from ...teachers import TeacherHead
-from ..base.distiller import Distiller, DistillerConfig, Teacher
+from ..base.distiller import Distiller, LastMapConfig, Teacher
 from ..base.image_classification import resize_map
 from .heads import PrototypeHead, build_head, pooled_width
 from .settings import RoBSettings
@@ -37,8 +37,8 @@ TEACHER_TEMPERATURES = {"dino": 0.07, "ibot": 0.07, "swav": 0.03, "msn": 0.025}
 TARGETS = {"dino": dino_targets, "ibot": dino_targets, "swav": swav_targets, "msn": msn_targets}
 
 
-class RoBConfig(RoBSettings, DistillerConfig):
-    """Configuration of `RoBForPreTraining`: the fields of `DistillerConfig`, those of `RoBSettings`, and one.
+class RoBConfig(RoBSettings, LastMapConfig):
+    """Configuration of `RoBForPreTraining`: the fields of `LastMapConfig` and of `RoBSettings`.
 
     The student is any `AutoModel` for images, CNN or ViT; the last of the teacher's layers, averaged over patches, is
     its image feature.
@@ -49,8 +49,6 @@ class RoBConfig(RoBSettings, DistillerConfig):
     """
 
     model_type = "rob"
-
-    teacher_hidden_size: int | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -81,11 +79,6 @@ class RoBConfig(RoBSettings, DistillerConfig):
             fields["num_prototypes"], fields["teacher_hidden_size"] = head.prototypes.shape
             fields["teacher_head"] = head.name_or_path or "given"
         return super().for_teacher(teacher, student_config, **fields)
-
-    @classmethod
-    def fields_of_teacher(cls, teacher: Teacher) -> dict[str, Any]:
-        """With the width of its feature."""
-        return super().fields_of_teacher(teacher) | {"teacher_hidden_size": teacher.hidden_sizes[-1]}
 
 
 @dataclass

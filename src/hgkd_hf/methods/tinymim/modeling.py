@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -150,8 +151,7 @@ class TinyMIMForPreTraining(Distiller):
         outputs: dict[str, Tensor] = {}
         with ExitStack() as hooks:
             for name, module in attention_projections(self.teacher.model).items() if self.teacher else ():
-                keep = lambda module, args, output, name=name: outputs.update({name: output})  # noqa: E731
-                hooks.enter_context(module.register_forward_hook(keep))
+                hooks.enter_context(module.register_forward_hook(partial(_keep, outputs, name)))
             self.teach(pixel_values)
         (rows, columns), attention = self.config.teacher_grid, {}
         for name, tokens in outputs.items():
@@ -164,6 +164,10 @@ class TinyMIMForPreTraining(Distiller):
         """Relations, block and heads."""
         block, heads = self.config.teacher_layers[0], self.config.teacher_num_heads
         return {"objective": f"relations {self.config.relations} of the teacher's block {block}, {heads} heads"}
+
+
+def _keep(outputs: dict[str, Tensor], name: str, module: nn.Module, args: tuple, output: Tensor) -> None:
+    outputs[name] = output
 
 
 def attention_projections(model: nn.Module) -> dict[str, nn.Linear]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,30 +13,19 @@ from transformers.utils import ModelOutput
 from ...objectives.distributed import gather_batch
 from ...objectives.wasserstein import BilinearCritic, dual_loss, transport_cost
 from ...students.classifier_layers import logits_and_maps, student_layers
-from ..base.distiller import DistillerConfig, Teacher
+from ..base.distiller import LastMapConfig, Teacher
 from ..base.image_classification import ImageClassificationDistiller
 from .settings import WCoRDSettings
 
 
-class WCoRDConfig(WCoRDSettings, DistillerConfig):
-    """Configuration of `WCoRDForImageClassification`: the fields of `DistillerConfig`, `WCoRDSettings`, and one.
-
-    Args:
-        teacher_hidden_size: channels of the last of the teacher's maps.
-    """
+class WCoRDConfig(WCoRDSettings, LastMapConfig):
+    """Configuration of `WCoRDForImageClassification`: the fields of `LastMapConfig` and of `WCoRDSettings`."""
 
     model_type = "wcord"
-
-    teacher_hidden_size: int | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         student_layers(self.student_config)  # refuses a student without maps
-
-    @classmethod
-    def fields_of_teacher(cls, teacher: Teacher) -> dict[str, Any]:
-        """With the width of its last map."""
-        return super().fields_of_teacher(teacher) | {"teacher_hidden_size": teacher.hidden_sizes[-1]}
 
 
 @dataclass
