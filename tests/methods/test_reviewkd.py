@@ -1,25 +1,18 @@
 import pytest
 import torch
+from tiny_cnns import CNN, batch, cnn_teacher
 from torch.nn import functional as F
-from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTModel
+from transformers import ResNetConfig, ViTConfig, ViTModel
 
 from hgkd_hf import ClassifierTeacher, PatchTeacher
 from hgkd_hf.methods.reviewkd.modeling import ReviewKDConfig, ReviewKDForImageClassification
 from hgkd_hf.objectives.review import hierarchical_context_loss
 from hgkd_hf.teachers.showing import show
 
-CNN = {"embedding_size": 8, "hidden_sizes": [8, 16, 24], "depths": [1, 1, 1], "layer_type": "basic", "num_labels": 3}
-
-
-def batch(size: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.randn(size, 3, 64, 64, generator=torch.Generator().manual_seed(0)), torch.arange(size) % 3
-
 
 @pytest.fixture
 def teacher() -> ClassifierTeacher:
-    torch.manual_seed(2)
-    model = ResNetForImageClassification(ResNetConfig(**CNN | {"hidden_sizes": [16, 20, 32]}))
-    return ClassifierTeacher(model, layers=(1, 2, 3), name_or_path="tiny-cnn")
+    return cnn_teacher(layers=(1, 2, 3))
 
 
 def build(teacher, **fields) -> ReviewKDForImageClassification:
