@@ -7,7 +7,8 @@
 Rows, budget, cache and resuming are those of `downstream.py`; pre-trainings see crops of about the scale at which the
 task sees the images (--crop_scale). Measured are the linear segmentation probe on the frozen maps of the encoder and,
 of the students that keep a decoder, on its map too; and with --finetune the task of that recipe, at the learning rate
-of the grid that is best on the validation split. For boxes leave the probe out (--no_probe).
+of the grid that is best for the row on the validation split, with the first seed. For boxes leave the probe out
+(--no_probe).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ COLUMNS = {
     "segmentation_miou": "probe, mIoU",
     "decoder_miou": "probe with the decoder's map, mIoU",
     "finetuned_metric": "fine-tuned",
+    "finetune_seconds": "fine-tuning [s]",
     "steps": "steps",
     "process_seconds": "pre-training [s]",
     "teach_seconds": "cache [s]",
@@ -46,13 +48,14 @@ class DenseBenchmark(Benchmark):
     Attributes:
         probe: settings of `hgkd evaluate --protocols linear-segmentation`; empty: no probe.
         finetune: settings of `hgkd finetune`; empty: none.
-        learning_rates: of which the best on `validation_split` counts.
+        learning_rates: of which the best on `validation_split`, with `tuning_seed`, is taken for all seeds of a row.
     """
 
     probe: dict[str, Any] = field(default_factory=dict)
     finetune: dict[str, Any] = field(default_factory=dict)
     learning_rates: tuple[float, ...] = ()
     validation_split: str = "validation"
+    tuning_seed: int = 0
 
     def student(self, row: str, seed: int) -> Path:
         """The folder of the row's student; that of random weights is made here."""
@@ -89,19 +92,24 @@ class DenseBenchmark(Benchmark):
         return bool(self.finetune)
 
     def finetuned(self, row: str, seed: int) -> dict[str, float]:
-        """The task's metric on the test split, at the learning rate that is best on the validation split."""
+        """The task's metric on the test split, at the row's learning rate."""
+        rate = max(self.learning_rates, key=lambda rate: main_metric(self._tuned(row, rate)))
+        folder = self.finetuned_folder(row, seed) / f"{rate:g}-test"
+        if seed == self.tuning_seed and not folder.is_dir():
+            shutil.copytree(self._tuned(row, rate), folder)  # resumed at its end: only evaluated
+        self._fine_tune(row, seed, rate, folder, self.eval_split)
+        seconds = json.loads((folder / "summary.json").read_text())["train_seconds"]
+        return {"finetuned_metric": main_metric(folder), "best_learning_rate": rate, "finetune_seconds": seconds}
+
+    def _tuned(self, row: str, rate: float) -> Path:
+        folder = self.finetuned_folder(row, self.tuning_seed) / f"{rate:g}"
+        if not (folder / "summary.json").is_file():
+            self._fine_tune(row, self.tuning_seed, rate, folder, self.validation_split)
+        return folder
+
+    def _fine_tune(self, row: str, seed: int, rate: float, folder: Path, eval_split: str) -> None:
         flags = self.images | self.finetune | {"model": self.student(row, seed), "seed": seed}
-        runs = {rate: self.finetuned_folder(row, seed) / f"{rate:g}" for rate in self.learning_rates}
-        for rate, folder in runs.items():
-            if not (folder / "summary.json").is_file():
-                launch_script("finetune.py", folder, **flags, learning_rate=rate, eval_split=self.validation_split)
-        best = max(runs, key=lambda rate: main_metric(runs[rate]))
-        tested = self.finetuned_folder(row, seed) / "test"
-        if not tested.is_dir():
-            shutil.copytree(runs[best], tested)
-        # Resumed at its end: only evaluated.
-        launch_script("finetune.py", tested, **flags, learning_rate=best, eval_split=self.eval_split)
-        return {"finetuned_metric": main_metric(tested), "best_learning_rate": best}
+        launch_script("finetune.py", folder, **flags, learning_rate=rate, eval_split=eval_split)
 
 
 def main_metric(run: Path) -> float:
@@ -162,12 +170,16 @@ def main(arguments: list[str] | None = None) -> int:
         probe={} if args.no_probe else probe,
         finetune={"recipe": args.finetune} if args.finetune else {},
         learning_rates=tuple(args.learning_rates),
+        tuning_seed=args.seeds[0],
     )
     cells, failures = run(benchmark, args.rows, args.seeds)
     table = summarise(cells, COLUMNS)
     command = shlex.join(["python", f"benchmarks/{Path(__file__).name}", *(arguments or sys.argv[1:])])
     print(f"\n{markdown(table, COLUMNS)}\n\nmean ± sample deviation over seeds {', '.join(map(str, args.seeds))}")
     print(f"commit {commit()}: {command}")
+    for row, seeds in cells.items():
+        if "best_learning_rate" in seeds[0]:
+            print(f"{row}: fine-tuned at learning rate {seeds[0]['best_learning_rate']:g}")
     if args.json:
         result = {"command": command, "commit": commit(), "seeds": list(args.seeds)}
         args.json.write_text(json.dumps(result | {"table": table, "failures": failures}, indent=2) + "\n")

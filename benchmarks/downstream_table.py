@@ -16,7 +16,7 @@ COLUMNS = {
     "process_seconds": "pre-training [s]",
     "teach_seconds": "cache [s]",
 }
-WHOLE_NUMBERS = ("steps", "process_seconds", "teach_seconds")
+WHOLE_NUMBERS = ("steps", "process_seconds", "teach_seconds", "finetune_seconds")
 
 
 def summarise(

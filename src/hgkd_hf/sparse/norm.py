@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from .context import recomputing
 
@@ -39,26 +40,65 @@ def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
 
 
 def _synchronised_batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, momentum: float | None) -> Tensor:
-    from torch.distributed.nn.functional import all_reduce  # differentiable; not loaded by `import torch`
-
-    axes = [axis for axis in range(x.dim()) if axis != 1]
-    shape = [1, -1] + [1] * (x.dim() - 2)
-    rows = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    count = rows.new_tensor(x.numel() / x.shape[1])
-    dist.all_reduce(count)
-    # Two passes, since the difference of mean square and squared mean loses digits in float32.
-    mean = all_reduce(rows.sum(axes)) / count
-    centred = rows - mean.view(shape)
-    variance = all_reduce(centred.square().sum(axes)) / count
+    y, mean, variance, count = _SharedStatistics.apply(x, layer.weight, layer.bias, layer.eps)
     if layer.training and layer.track_running_stats:
         with torch.no_grad():
             layer.running_mean.lerp_(mean.to(layer.running_mean.dtype), momentum)
             unbiased = variance * (count / (count - 1).clamp(min=1))
             layer.running_var.lerp_(unbiased.to(layer.running_var.dtype), momentum)
-    y = centred * (variance + layer.eps).rsqrt().view(shape)
-    if layer.weight is not None:
-        y = y * layer.weight.view(shape) + layer.bias.view(shape)
-    return y.to(x.dtype)
+    return y
+
+
+class _SharedStatistics(torch.autograd.Function):
+    """BatchNorm by the statistics of all processes: one collective forwards, one backwards.
+
+    The passes over the positions are those of PyTorch's own kernels: BatchNorm by given statistics, which is what
+    evaluation does. `torch.nn.SyncBatchNorm` has the same formulas, for accelerators alone.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(n, C, ...) to the same, and the mean (C), the biased variance (C) and the number () of observations."""
+        axes, channels = [axis for axis in range(x.dim()) if axis != 1], x.shape[1]
+        rows = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+        variance, mean = torch.var_mean(rows, axes, correction=0)
+        statistics = torch.cat([mean, variance, rows.new_tensor([x.numel() / channels])])
+        of_all = [torch.empty_like(statistics) for _ in range(dist.get_world_size())]
+        dist.all_gather(of_all, statistics)
+        # Weighted by their numbers of observations; squared means are not subtracted, which loses digits in float32.
+        means, variances, counts = torch.stack(of_all).split([channels, channels, 1], 1)
+        count = counts.sum()
+        mean = (means * counts).sum(0) / count
+        variance = ((variances + (means - mean).square()) * counts).sum(0) / count
+        y = _normalise(x, mean, variance, weight, bias, eps)
+        ctx.save_for_backward(x, weight, mean, variance, count)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, variance, count)
+        return y, mean, variance, count
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        """Of x, weight and bias; the last two are this process' own, which DDP averages as any others."""
+        x, weight, mean, variance, count = ctx.saved_tensors
+        scale = torch.ones_like(mean) if weight is None else weight.to(mean.dtype)
+        of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, x, scale, mean, variance, None, None, False, ctx.eps, [True, True, True]
+        )
+        # The statistics depend on every x: x also gets the means of both gradients over all observations.
+        sums = torch.stack([of_weight, of_bias])
+        dist.all_reduce(sums)
+        slope, offset = -sums / count * scale * (variance + ctx.eps).rsqrt()
+        of_x = of_x + _normalise(x, mean, variance, slope, offset, ctx.eps)
+        return of_x, None if weight is None else of_weight, None if weight is None else of_bias, None
+
+
+def _normalise(
+    x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    weight, bias = (None if p is None else p.to(mean.dtype) for p in (weight, bias))
+    return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
 
 
 class SynchronisedBatchNorm2d(nn.BatchNorm2d):
