@@ -61,9 +61,9 @@ class _SharedStatistics(torch.autograd.Function):
         ctx: FunctionCtx, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(n, C, ...) to the same, and the mean (C), the biased variance (C) and the number () of observations."""
-        axes, channels = [axis for axis in range(x.dim()) if axis != 1], x.shape[1]
+        channels = x.shape[1]
         rows = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        variance, mean = torch.var_mean(rows, axes, correction=0)
+        mean, variance = torch.batch_norm_update_stats(rows, None, None, 0.0)  # on CPUs far faster than var_mean
         statistics = torch.cat([mean, variance, rows.new_tensor([x.numel() / channels])])
         of_all = [torch.empty_like(statistics) for _ in range(dist.get_world_size())]
         dist.all_gather(of_all, statistics)
