@@ -72,7 +72,8 @@ class _SharedStatistics(torch.autograd.Function):
         count = counts.sum()
         mean = (means * counts).sum(0) / count
         variance = ((variances + (means - mean).square()) * counts).sum(0) / count
-        y = _normalise(x, mean, variance, weight, bias, eps)
+        parameters = (None if p is None else p.to(mean.dtype) for p in (weight, bias))
+        y = F.batch_norm(x, mean, variance, *parameters, False, 0.0, eps)
         ctx.save_for_backward(x, weight, mean, variance, count)
         ctx.eps = eps
         ctx.mark_non_differentiable(mean, variance, count)
@@ -89,16 +90,12 @@ class _SharedStatistics(torch.autograd.Function):
         # The statistics depend on every x: x also gets the means of both gradients over all observations.
         sums = torch.stack([of_weight, of_bias])
         dist.all_reduce(sums)
-        slope, offset = -sums / count * scale * (variance + ctx.eps).rsqrt()
-        of_x = of_x + _normalise(x, mean, variance, slope, offset, ctx.eps)
+        inverse = (variance + ctx.eps).rsqrt()
+        slope, offset = -sums / count * scale * inverse
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        of_x.addcmul_(x, (slope * inverse).to(x.dtype).view(shape))  # in place: large maps are costly to allocate
+        of_x.add_((offset - slope * inverse * mean).to(x.dtype).view(shape))
         return of_x, None if weight is None else of_weight, None if weight is None else of_bias, None
-
-
-def _normalise(
-    x: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Tensor:
-    weight, bias = (None if p is None else p.to(mean.dtype) for p in (weight, bias))
-    return F.batch_norm(x, mean, variance, weight, bias, False, 0.0, eps)
 
 
 class SynchronisedBatchNorm2d(nn.BatchNorm2d):
