@@ -108,7 +108,8 @@ class DenseBenchmark(Benchmark):
         return folder
 
     def _fine_tune(self, row: str, seed: int, rate: float, folder: Path, eval_split: str) -> None:
-        flags = self.images | self.finetune | {"model": self.student(row, seed), "seed": seed}
+        model = self.preset.student if row == "random" else self.student(row, seed)  # its defaults are others
+        flags = self.images | self.finetune | {"model": model, "seed": seed}
         launch_script("finetune.py", folder, **flags, learning_rate=rate, eval_split=eval_split)
 
 
@@ -137,6 +138,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--image_size", type=int, nargs="+", default=[192, 256], help="of the probe: height and width")
     parser.add_argument("--no_probe", action="store_true")
     parser.add_argument("--finetune", metavar="RECIPE", help="of `hgkd finetune`")
+    parser.add_argument("--finetune_steps", type=int, help="default: the recipe's")
     parser.add_argument("--learning_rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3])
     parser.add_argument(
         "--rows", default=",".join(PRESET.rows), help=f"comma-separated, of random, {', '.join(PRETRAINED)}"
@@ -157,6 +159,9 @@ def main(arguments: list[str] | None = None) -> int:
     probe = {"image_size": args.image_size, "ignore_index": args.ignore_index}
     if args.class_names:
         probe["class_names"] = args.class_names
+    finetune = {"recipe": args.finetune} if args.finetune else {}
+    if args.finetune_steps:
+        finetune["max_steps"] = args.finetune_steps
     benchmark = DenseBenchmark(
         replace(PRESET, student=args.student, image_size=args.crop_size, crop_scale=tuple(args.crop_scale)),
         dataset=args.dataset,
@@ -168,7 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
         budget=args.budget,
         image_column=args.image_column,
         probe={} if args.no_probe else probe,
-        finetune={"recipe": args.finetune} if args.finetune else {},
+        finetune=finetune,
         learning_rates=tuple(args.learning_rates),
         tuning_seed=args.seeds[0],
     )
