@@ -2,7 +2,8 @@
 
     python benchmarks/processes.py
 
-A ResNet-18 with 60 % of the cells hidden, without a teacher, BatchNorm shared, gradients averaged by gloo; no workers.
+H-GKD as it is by default, of a ResNet-18 by a ViT-S/16 of random weights, or with --masked SparK with 60 % of cells
+hidden, whose step is the shortest; crops of 128 px, BatchNorm shared, gradients averaged by gloo; no workers.
 Printed are a step's seconds by the clock, and its seconds of all processes together: where other programs use the
 machine too, the clock says little. The last row is what the machine allows: as many processes that train on their
 share of the images each for itself, so that they share nothing but caches and memory.
@@ -21,23 +22,28 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch.utils.data import Dataset
-from transformers import TrainerCallback
+from transformers import TrainerCallback, ViTConfig, ViTModel
 
-from hgkd_hf import HGKDConfig, HGKDForPreTraining, SparseUNetConfig, random_cell_mask
+from hgkd_hf import HGKDConfig, HGKDForPreTraining, PatchTeacher, SparseUNetConfig, random_cell_mask
 from hgkd_hf.students.presets import student_encoder_config
 from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 
+SIZE = 128  # pixels
+
 
 class Noise(Dataset):
-    """Images that cost nothing to read."""
+    """Images that cost nothing to read, with masks where there are to be some."""
+
+    def __init__(self, masked: bool):
+        self.masked = masked
 
     def __len__(self) -> int:
         return 10_000
 
     def __getitem__(self, index: int) -> dict:
         generator = torch.Generator().manual_seed(index)
-        mask = random_cell_mask((4, 4), 0.6, generator)
-        return {"pixel_values": torch.randn(3, 128, 128, generator=generator), "bool_masked_pos": mask}
+        image = {"pixel_values": torch.randn(3, SIZE, SIZE, generator=generator)}
+        return image | ({"bool_masked_pos": random_cell_mask((4, 4), 0.6, generator)} if self.masked else {})
 
 
 class Clock(TrainerCallback):
@@ -51,12 +57,22 @@ class Clock(TrainerCallback):
         self.marks.append((time.perf_counter(), time.process_time()))
 
 
-def train(images: int, steps: int, output_dir: str) -> None:
+def build(masked: bool) -> HGKDForPreTraining:
+    """The model, with its teacher if it has one."""
+    student = SparseUNetConfig(encoder_config=student_encoder_config("resnet-18"))
+    if masked:
+        settings = {"mask_ratio": 0.6, "feature_weight": 0.0, "pixel_weight": 1.0, "decoder": "full"}
+        return HGKDForPreTraining(HGKDConfig(student_config=student, image_size=SIZE, **settings))
+    vit = ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536, image_size=SIZE)
+    teacher = PatchTeacher(ViTModel(vit, add_pooling_layer=False))
+    config = HGKDConfig.for_teacher(teacher, student, image_size=SIZE, low_resolution_share=0.0)
+    return HGKDForPreTraining(config).attach_teacher(teacher)
+
+
+def train(masked: bool, images: int, steps: int, output_dir: str) -> None:
     """One process of a training; the first prints the seconds of a step, but for the first step."""
     torch.set_num_threads(1)
-    student = SparseUNetConfig(encoder_config=student_encoder_config("resnet-18"))
-    settings = {"mask_ratio": 0.6, "feature_weight": 0.0, "pixel_weight": 1.0, "decoder": "full", "image_size": 128}
-    model, clock = HGKDForPreTraining(HGKDConfig(student_config=student, **settings)), Clock()
+    model, clock = build(masked), Clock()
     args = DistillationArguments(
         output_dir=output_dir,
         max_steps=steps,
@@ -64,7 +80,7 @@ def train(images: int, steps: int, output_dir: str) -> None:
         save_strategy="no",
         disable_tqdm=True,
     )
-    trainer = DistillationTrainer(model, args, Noise(), callbacks=[clock])
+    trainer = DistillationTrainer(model, args, Noise(masked), callbacks=[clock])
     trainer.train()
     (first, begun), (last, done) = clock.marks[0], clock.marks[-1]
     own = torch.tensor([last - first, done - begun]) / (steps - 1)
@@ -75,28 +91,30 @@ def train(images: int, steps: int, output_dir: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=16, help="Of a step, over all processes.")
+    parser.add_argument("--masked", action="store_true", help="SparK in place of H-GKD.")
+    parser.add_argument("--images", type=int, default=64, help="Of a step, over all processes.")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--output_dir", help=argparse.SUPPRESS)  # of the processes that this one starts
     args = parser.parse_args()
     if args.output_dir:
-        train(args.images, args.steps, args.output_dir)
+        train(args.masked, args.images, args.steps, args.output_dir)
         return
     print("| processes | seconds a step | process seconds a step |\n| --- | --- | --- |")
     for count in args.processes:
-        print(row(str(count), [launch(count, args.images, args.steps)]))
+        print(row(str(count), [launch(count, args.masked, args.images, args.steps)]))
     count = max(args.processes)
     with ThreadPoolExecutor(count) as pool:
-        apart = list(pool.map(lambda _: launch(1, args.images // count, args.steps), range(count)))
+        apart = list(pool.map(lambda _: launch(1, args.masked, args.images // count, args.steps), range(count)))
     print(row(f"{count}, each for itself", apart))
 
 
-def launch(processes: int, images: int, steps: int) -> dict[str, float]:
+def launch(processes: int, masked: bool, images: int, steps: int) -> dict[str, float]:
     """A training on `processes`, and what its first one printed."""
     with tempfile.TemporaryDirectory() as folder:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         flags = [f"--images={images}", f"--steps={steps}", f"--output_dir={folder}"]
+        flags += ["--masked"] if masked else []
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         output = subprocess.run([*launcher, __file__, *flags], env=environment, check=True, stdout=subprocess.PIPE)
     return json.loads(output.stdout.splitlines()[-1])
