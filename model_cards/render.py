@@ -78,13 +78,14 @@ def facts_of_row(benchmark: Path, row: str, seed: int = 0) -> StudentCard:
 
 
 def add_known_sources(card: StudentCard) -> None:
-    """Complete teacher, data and first weights by what `sources.json` says of their names."""
+    """Complete teachers, data and first weights by what `sources.json` says of their names."""
     known = json.loads((HERE / SOURCES).read_text(encoding="utf-8"))
-    for role in ("teacher", "dataset", "start"):
-        source = getattr(card, role)
-        if source is not None and source.name in known:
-            fact = {**asdict(source), **known[source.name]}
-            setattr(card, role, Source(**{**fact, "license": fact["license"] and License(**fact["license"])}))
+
+    def completed(source: Source | None) -> Source | None:
+        return source and Source.from_dict({**asdict(source), **known.get(source.name, {})})
+
+    card.teachers = [completed(teacher) for teacher in card.teachers]
+    card.dataset, card.start = completed(card.dataset), completed(card.start)
 
 
 def facts_of(run: Path) -> StudentCard:

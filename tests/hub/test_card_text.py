@@ -189,13 +189,13 @@ def test_public_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = {
         "_name_or_path": "/home/me/a b/x",
-        "teacher_name_or_path": "models/vit",
+        "teacher_name_or_path": ["models/vit", "alice/vit"],
         "encoder_config": {"_name_or_path": "facebook/dinov2-base", "id2label": {"0": "/m/01/dog"}},
         "layers": [{"name_or_path": "~/y"}],
     }
     assert public_names(config) == {
         "_name_or_path": "x",
-        "teacher_name_or_path": "vit",
+        "teacher_name_or_path": ["vit", "alice/vit"],
         "encoder_config": {"_name_or_path": "facebook/dinov2-base", "id2label": {"0": "/m/01/dog"}},
         "layers": [{"name_or_path": "y"}],
     }

@@ -48,7 +48,7 @@ def test_card_is_what_its_facts_render(facts: Path):
 def test_facts_of_a_run_with_a_card(script, tmp_path):
     from hgkd_hf.hub import License, Source
 
-    card = StudentCard(name="x", teacher=Source("t", license=License("mit")), dataset=Source("dots"))
+    card = StudentCard(name="x", teachers=[Source("t", license=License("mit"))], dataset=Source("dots"))
     card.pictures, card.run = {"a.png": "gone"}, {"steps": 3, "images_seen": 12}
     card.save(tmp_path / "run" / "student" / "card.json")
     script.main(["--add", str(tmp_path / "run"), "--name", "mine"])

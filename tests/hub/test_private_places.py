@@ -77,4 +77,5 @@ def test_no_byte_of_it_leaves(hub: HubServer, home: Path, relative: bool):
     assert {name: told.findall(data) for name, data in texts.items() if told.search(data)} == {}
     assert not any(word in commit.title + commit.description for commit in log for word in words)
     card = json.loads(pushed["card.json"])
-    assert (card["teacher"]["name"], card["dataset"]["name"], card["start"]["name"]) == ("teacher", "dots", "network")
+    sources = (*card["teachers"], card["dataset"], card["start"])
+    assert [source["name"] for source in sources] == ["teacher", "dots", "network"]

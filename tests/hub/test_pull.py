@@ -344,6 +344,7 @@ def test_every_other_setting_is_the_command_lines(tmp_path, method):
         ("allow_remote_images", True),
         ("teacher", "alice/teacher/sub"),
         ("teacher", {"model_type": "vit"}),
+        ("teacher", ["alice/teacher", "/home/victim/teacher"]),
         ("student", "C:\\student"),
         ("student", '{"model_type": "resnet", "backbone": "../x"}'),
         ("student", {"model_type": "resnet", "_name_or_path": "/etc"}),

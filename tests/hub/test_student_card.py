@@ -36,7 +36,7 @@ def card() -> StudentCard:
         student="ResNetModel",
         parameters=11_200_000,
         has_decoder=True,
-        teacher=Source("alice/teacher", on_hub=True, revision=SHA, license=License("mit")),
+        teachers=[Source("alice/teacher", on_hub=True, revision=SHA, license=License("mit"))],
         dataset=Source("alice/dots", on_hub=True, revision=SHA[::-1], license=License("cc0-1.0")),
         description={"mask": "6 of 16 cells", "objective": "feature 1.0, pixel 0.0"},
         distillation={"mask_ratio": 0.6, "teacher_layers": [10], "teacher_revision": SHA, "teacher_grid": None},
@@ -153,7 +153,7 @@ def test_a_card_that_knows_nothing_renders_too():
 
 
 def test_spark_has_no_teacher_and_a_start_is_the_base_model(card):
-    card.method, card.teacher = "spark", None
+    card.method, card.teachers = "spark", []
     card.start = Source("alice/resnet", on_hub=True, revision=SHA, license=License("mit"))
     metadata = card.metadata()
     assert (metadata["base_model"], metadata["base_model_relation"]) == ("alice/resnet", "finetune")
@@ -176,7 +176,7 @@ def test_hostile_field(card, field_name):
 
 
 def test_hostile_names_everywhere(card):
-    card.teacher = Source(HOSTILE)
+    card.teachers = [Source(HOSTILE)]
     card.dataset = Source(HOSTILE)
     card.description = {HOSTILE: HOSTILE}
     card.settings, card.changed = {HOSTILE: HOSTILE, "classes": [HOSTILE]}, ["classes"]

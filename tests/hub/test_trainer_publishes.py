@@ -64,7 +64,7 @@ def make_trainer(hgkd, tmp_path, monkeypatch):
 
 
 def known_sources(self, model):
-    self.card.teacher = Source("alice/teacher", on_hub=True, license=License("mit"))
+    self.card.teachers = [Source("alice/teacher", on_hub=True, license=License("mit"))]
     self.card.dataset = Source("dots", license=License("mit"))
 
 

@@ -11,7 +11,7 @@ from ..finetuning.settings import FineTuningSettings
 from ..methods import settings as methods
 from ..training.settings import TrainingSettings
 from .parser import answer_help
-from .recipe import parse_recipe, recipe_value
+from .recipe import parse_recipe, recipe_value, recipe_values
 
 if TYPE_CHECKING:
     from ..finetuning.task import Task
@@ -45,19 +45,29 @@ def parse_method(
 
 
 def spell_out_teacher(arguments: Sequence[str] | None) -> tuple[Sequence[str] | None, dict[str, Any]]:
-    """The command line with the Hub id in the place of a teacher's name, and the defaults that go with that teacher.
+    """The command line with Hub ids in the place of teachers' names, and the defaults that go with these teachers.
 
     Raises:
-        ValueError: there is no such teacher; see `teacher_source`.
+        ValueError: there is no such teacher (see `teacher_source`), or several have other defaults, of which neither
+            flags nor a recipe choose one.
     """
     from ..teachers.named import TEACHERS, teacher_source
 
-    name = recipe_value("teacher", arguments)
-    repo, _ = (None, None) if name is None else teacher_source(name)
-    if repo == name:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    names = recipe_values("teacher", arguments)
+    sources = [teacher_source(name) for name in names]
+    repos = [repo for repo, _ in sources]
+    if repos == names:
         return arguments, {}
-    defaults = {key: value for key, value in TEACHERS[name].settings.items() if value is not None}
-    return [*(sys.argv[1:] if arguments is None else arguments), f"--teacher={repo}"], defaults
+    named = [TEACHERS[name].settings for name, repo in zip(names, repos) if name != repo]
+    for key, value in named[0].items():
+        if any(settings[key] != value for settings in named) and recipe_value(key, arguments) is None:
+            raise ValueError(
+                f"the teachers {', '.join(names)} differ in their default of {key}: give one for all (--{key})."
+            )
+    commits = [commit for _, commit in sources]
+    pinned = {"teacher_revision": [commit or "main" for commit in commits]} if any(commits) else {}
+    return [*arguments, "--teacher", *repos], named[0] | pinned
 
 
 def parse_task(

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import yaml
 
 from ..checkpoints.run_files import RECIPE_FILE
 from ..checkpoints.yaml_text import load_yaml
-from ..methods.base.settings import Settings
+from ..methods.base.settings import Settings, as_list
 from ..students.import_path import is_import_path
 from .parser import settings_parser
 
@@ -97,11 +98,16 @@ def allow_named_code(paths: Sequence[str], student: str | None) -> None:
 def recipe_value(name: str, arguments: Sequence[str] | None = None) -> str | None:
     """What flags or else the recipe give for one setting, before all of them are parsed; None if neither does."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    value = _flag_value(name, arguments)
-    path = _flag_value("recipe", arguments)
-    if value is None and path is not None:
-        value = read_recipe(path).get(name)
-    return None if value is None else str(value)
+    values = recipe_values(name, arguments)
+    return values[0] if values else None
+
+
+def recipe_values(name: str, arguments: Sequence[str]) -> list[str]:
+    """`recipe_value` of a setting that may have several; none if neither gives one."""
+    values, path = _flag_values(name, arguments), _flag_value("recipe", arguments)
+    if not values and path is not None:
+        values = as_list(read_recipe(path).get(name))
+    return [str(value) for value in values]
 
 
 def to_recipe(*settings: Any) -> str:
@@ -186,12 +192,18 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def _flag_value(name: str, arguments: list[str]) -> str | None:
+def _flag_value(name: str, arguments: Sequence[str]) -> str | None:
     """The value of the last `--name VALUE` or `--name=VALUE`."""
-    value = None
+    return next(iter(_flag_values(name, arguments)), None)
+
+
+def _flag_values(name: str, arguments: Sequence[str]) -> list[str]:
+    """The values of the last `--name VALUE ...` or `--name=VALUE`."""
+    values: list[str] = []
     for position, argument in enumerate(arguments):
         if argument == f"--{name}" and position + 1 < len(arguments):
-            value = arguments[position + 1]
+            first, *others = arguments[position + 1 :]
+            values = [first, *takewhile(lambda word: not word.startswith("--"), others)]
         elif argument.startswith(f"--{name}="):
-            value = argument.removeprefix(f"--{name}=")
-    return value
+            values = [argument.removeprefix(f"--{name}=")]
+    return values

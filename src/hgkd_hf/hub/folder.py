@@ -96,15 +96,16 @@ def add_run_files(folder: Path, run: Path, card: StudentCard) -> None:
             card.pictures[CURVES] = "Loss and kNN accuracy over the steps."
 
 
-def _pinned(card: StudentCard) -> dict[str, str]:
+def _pinned(card: StudentCard) -> dict[str, str | list[str]]:
     """The settings that name the commits of what a run was made of, as far as the Hub told them."""
-    sources = {"teacher_revision": card.teacher, "dataset_revision": card.dataset}
-    sources |= dict.fromkeys(("student_revision", "model_revision"), card.start)
-    return {
-        name: source.revision
-        for name, source in sources.items()
-        if name in card.settings and source is not None and source.on_hub and source.revision
-    }
+    sources = {"teacher_revision": card.teachers, "dataset_revision": [card.dataset]}
+    sources |= {name: [card.start] for name in ("student_revision", "model_revision")}
+    pinned = {}
+    for name in sources.keys() & card.settings.keys():
+        commits = [source.revision if source is not None and source.on_hub else None for source in sources[name]]
+        if commits and all(commits):
+            pinned[name] = commits if len(commits) > 1 else commits[0]
+    return pinned
 
 
 def write_card(folder: Path, card: StudentCard) -> None:

@@ -99,11 +99,16 @@ def public_names(config: Any) -> Any:
     if not isinstance(config, dict):
         return config
     return {
-        key: last_part(item)
-        if key.endswith("name_or_path") and isinstance(item, str) and is_local_path(item)
-        else public_names(item)
+        key: _without_place(item) if key.endswith("name_or_path") else public_names(item)
         for key, item in config.items()
     }
+
+
+def _without_place(name: Any) -> Any:
+    """A name, or each of a list of names, without the place that it was loaded from."""
+    if isinstance(name, list):
+        return [_without_place(item) for item in name]
+    return last_part(name) if isinstance(name, str) and is_local_path(name) else public_names(name)
 
 
 def _text(value: Any) -> str:

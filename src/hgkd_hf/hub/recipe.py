@@ -110,7 +110,12 @@ def _load_yaml(text: str) -> Any:
 
 
 def _is_source(key: str, value: Any) -> bool:
-    """Whether a dataset, teacher or student is one of the Hub, or one that needs no files: a preset or a config."""
+    """Whether a dataset, teacher or student is one of the Hub, or one that needs no files: a preset or a config.
+
+    Of several teachers, whether all are.
+    """
+    if key == "teacher" and isinstance(value, list):
+        return all(_is_source(key, name) for name in value)
     if key == "student" and isinstance(value, str):
         if value in PRESETS:
             return True

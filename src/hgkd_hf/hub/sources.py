@@ -63,6 +63,11 @@ class Source:
     revision: str | None = None
     license: License | None = None
 
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Source:
+        """Read what `asdict` gave."""
+        return cls(**{**data, "license": data.get("license") and License(**data["license"])})
+
 
 def find_source(
     name: str, kind: Literal["model", "dataset"], revision: str | None = None, token: str | bool | None = None
@@ -115,7 +120,7 @@ def derive_license(weights: Sequence[Source], data: Source | None) -> tuple[Lice
     nothing.
 
     Args:
-        weights: teacher, and the weights that the student started from.
+        weights: teachers, and the weights that the student started from.
         data: the dataset.
     """
     sources = [*weights, *([data] if data else [])]

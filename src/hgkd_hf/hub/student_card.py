@@ -64,7 +64,7 @@ class StudentCard:
         task: what it was fine-tuned for, "" if it was not.
         own_code: whether loading the model needs this package.
         network: of a student from outside of transformers, the `factory` that builds it and its `arguments`.
-        teacher, dataset, start: where it comes from; `start` are the weights that the student began with.
+        teachers, dataset, start: where it comes from; `start` are the weights that the student began with.
         description: the run's start summary, (what, value).
         distillation: the distiller's configuration, without the student's.
         data: what is known of the training rows: split, number, fingerprint.
@@ -90,7 +90,7 @@ class StudentCard:
     task: str = ""
     own_code: bool | None = None
     network: dict[str, Any] = field(default_factory=dict)
-    teacher: Source | None = None
+    teachers: list[Source] = field(default_factory=list)
     dataset: Source | None = None
     start: Source | None = None
     description: dict[str, str] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class StudentCard:
 
     def settle_license(self, chosen: License | None = None, existing: License | None = None) -> None:
         """Fix the licence: the one that was asked for, else what the README already says, else what is inherited."""
-        made_of = [source for source in (self.teacher, self.start) if source is not None]
+        made_of = [*self.teachers, *([self.start] if self.start is not None else [])]
         derived, reason = derive_license(made_of, self.dataset)
         if chosen is not None:
             self.license, self.license_reason = chosen, "chosen by its publisher"
@@ -145,23 +145,26 @@ class StudentCard:
         paths = list(_texts(self.settings))
         data = {item.name: getattr(self, item.name) for item in fields(self)}
         data = {name: asdict(value) if is_dataclass(value) else value for name, value in data.items()}
+        data["teachers"] = [asdict(teacher) for teacher in self.teachers]
         return {name: public(value, paths) for name, value in data.items() if value not in (None, "", [], {})}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> StudentCard:
-        """Read what `to_dict` gave.
+        """Read what `to_dict` gave, now or when a student had one `teacher`.
 
         Raises:
             ValueError: a key is no field of a card, or its network is not built by a function.
         """
+        data = dict(data)
+        if "teacher" in data:
+            data["teachers"] = [data.pop("teacher")]
         unknown = set(data) - {item.name for item in fields(cls)}
         if unknown:
             raise ValueError(f"a card has no field {sorted(unknown)[0]!r}.")
-        data = dict(data)
-        for name in ("teacher", "dataset", "start"):
+        data["teachers"] = [Source.from_dict(source) for source in data.get("teachers", [])]
+        for name in ("dataset", "start"):
             if data.get(name):
-                source = dict(data[name])
-                data[name] = Source(**{**source, "license": source.get("license") and License(**source["license"])})
+                data[name] = Source.from_dict(data[name])
         if "network" in data and not is_import_path(str(data["network"].get("factory"))):
             raise ValueError(f"its network's factory {data['network'].get('factory')!r} is not an import path.")
         if data.get("license"):
@@ -233,10 +236,9 @@ class StudentCard:
         tags = ["hgkd-hf", self.method.replace("_", "-")]
         if self.masks:
             tags += ["masked-image-modeling", "sparse-convolution"]
-        if self.teacher is not None:
-            tags += ["knowledge-distillation", "distilled"] + (
-                [f"teacher:{self.teacher.name}"] if self.teacher.on_hub else []
-            )
+        if self.teachers:
+            tags += ["knowledge-distillation", "distilled"]
+            tags += [f"teacher:{teacher.name}" for teacher in self.teachers if teacher.on_hub]
         if self.about.paper is not None:
             tags.append(f"arxiv:{self.about.paper.arxiv}")
         hub_dataset = self.dataset is not None and self.dataset.on_hub
@@ -247,7 +249,7 @@ class StudentCard:
             tags=[*filter(None, tags), *self.tags],
             datasets=[self.dataset.name] if hub_dataset else None,
             metrics=["accuracy"] if results else None,
-            # There is no relation "distilled": the teacher stands in the tags and in `distillation`, not here.
+            # There is no relation "distilled": teachers stand in the tags and in `distillation`, not here.
             base_model=self.start.name if self.start is not None and self.start.on_hub else None,
             base_model_relation="finetune" if self.start is not None and self.start.on_hub else None,
             model_name=self.name if results else None,
@@ -265,8 +267,10 @@ class StudentCard:
         return _one_line(data.to_dict())
 
     def _distillation(self) -> dict[str, Any]:
-        teacher = self.teacher or Source("")
-        block = {"method": self.about.name, "teacher": teacher.name or None, "teacher_revision": teacher.revision}
+        names, commits = ([getattr(source, name) for source in self.teachers] for name in ("name", "revision"))
+        if len(names) < 2:
+            names, commits = next(iter(names), None), next(iter(commits), None)
+        block = {"method": self.about.name, "teacher": names, "teacher_revision": commits}
         block |= {key: value for key, value in self.distillation.items() if key not in ELSEWHERE}
         return {key: value for key, value in block.items() if value not in (None, [], ())}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import PreTrainedModel
 from ..checkpoints.run_files import STUDENT_FOLDER
 from ..evaluation import Features
 from ..methods.base.distiller import DistillerConfig
+from ..methods.base.settings import as_list
 from ..training.callbacks import warn_only
 from ..training.trainer import DistillationTrainer
 from ..visualize import prediction_figure
@@ -75,11 +77,13 @@ class StudentPublisher(ModelPublisher):
         return type(self.model).from_pretrained(checkpoint)
 
     def find_sources(self, model: PreTrainedModel) -> None:
-        """Data and teacher."""
+        """Data and teachers."""
         super().find_sources(model)
         config = model.config
         if isinstance(config, DistillerConfig) and config.teacher_name_or_path:
-            self.card.teacher = find_source(config.teacher_name_or_path, "model", config.teacher_revision)
+            names, revisions = as_list(config.teacher_name_or_path), as_list(config.teacher_revision)
+            found = zip_longest(names, revisions)
+            self.card.teachers = [find_source(name, "model", revision) for name, revision in found]
 
     def protocol(self, args: Any, features: tuple[Features, Features] | None) -> dict[str, str]:
         """Of kNN, the features' rank, and a classifier's accuracy."""

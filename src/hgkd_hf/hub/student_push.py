@@ -111,7 +111,7 @@ def is_earlier_state(head: Head, card: StudentCard) -> bool:
 
 
 def _subject(card: StudentCard) -> tuple[str | None, ...]:
-    sources = (card.teacher, card.dataset, card.start if card.task else None)
+    sources = (card.dataset, card.start if card.task else None, *card.teachers)
     return card.method, card.student, *(source and source.name for source in sources)
 
 

@@ -14,6 +14,7 @@ from ..checkpoints.run_files import NON_FINITE_FILE, RECIPE_FILE, STUDENT_FOLDER
 from ..data.skipped import SKIPPED_FILE, count_skipped
 from ..hub.privacy import public
 from ..hub.student_card import CARD_FILE, METRICS, StudentCard
+from ..methods.base.settings import as_list
 from ..training.metrics_file import read_metrics
 
 PICTURES = "pictures"
@@ -94,7 +95,7 @@ class RunRecord:
         cards = [path for path in (run / STUDENT_FOLDER / CARD_FILE, run / CARD_FILE) if path.is_file()]
         recipe = run / RECIPE_FILE
         settings = yaml.safe_load(recipe.read_text(encoding="utf-8")) or {} if recipe.is_file() else {}
-        paths = [value for value in settings.values() if isinstance(value, str)]
+        paths = [text for value in settings.values() for text in as_list(value) if isinstance(text, str)]
         summary = run / SUMMARY_FILE
         return cls(
             name=run.absolute().name,

@@ -1,6 +1,6 @@
 """Frozen teachers: `PatchTeacher` reads the layers of a ViT, `CNNTeacher` the maps of a CNN.
 
-`ClassifierTeacher` has labels, and may be either.
+`ClassifierTeacher` has labels, and may be either. `SeveralTeachers` stand as one.
 
 `TeacherHead` is the self-supervised head that a teacher was trained with.
 """
@@ -9,5 +9,14 @@ from .classifier_teacher import ClassifierTeacher
 from .cnn_teacher import CNNTeacher
 from .heads import TeacherHead
 from .patch_teacher import PatchTeacher, PatchTeacherOutput
+from .several import SeveralMapTeachers, SeveralTeachers
 
-__all__ = ["CNNTeacher", "ClassifierTeacher", "PatchTeacher", "PatchTeacherOutput", "TeacherHead"]
+__all__ = [
+    "CNNTeacher",
+    "ClassifierTeacher",
+    "PatchTeacher",
+    "PatchTeacherOutput",
+    "SeveralMapTeachers",
+    "SeveralTeachers",
+    "TeacherHead",
+]

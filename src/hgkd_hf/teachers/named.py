@@ -41,9 +41,8 @@ class NamedTeacher:
 
     @property
     def settings(self) -> dict[str, object]:
-        """The defaults of a command's settings that go with it."""
+        """The defaults of a command's settings that go with it, beside the commit."""
         return {
-            "teacher_revision": self.commit,
             "teacher_layers": list(self.layers),
             "teacher_dtype": self.dtype,
             "target_norm": self.target_norm,

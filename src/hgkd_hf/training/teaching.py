@@ -27,7 +27,9 @@ _NOT_OF_THE_VIEW = ("train", "image_mean", "image_std", "crop_fraction")
 class TeachSettings(TaughtImages):
     """Which teacher sees which views of which images, and how what it sees is kept."""
 
-    teacher: str = setting(help="A vision transformer: a name (`hgkd teachers` lists them), Hub id or folder.")
+    teacher: list[str] | str = setting(
+        help="A vision transformer: a name (`hgkd teachers` lists them), Hub id or folder.", several=True
+    )
     teacher_image_size: int | None = setting(
         None, "Pixels; default: what fits a student with cells of 32 pixels.", minimum=1
     )
@@ -47,6 +49,15 @@ class TeachSettings(TaughtImages):
     batch_size: int = setting(64, "Images that the teacher sees at once.", minimum=1)
     num_workers: int = setting(0, "Processes that decode images, beside each that runs the teacher.", minimum=0)
     dry_run: bool = setting(False, "Check everything, print bytes and time, and stop.")
+
+    def check(self) -> None:
+        """Also refuse several teachers."""
+        super().check()
+        if isinstance(self.teacher, list):
+            raise ValueError(
+                f"a cache holds what one teacher saw, but --teacher names {len(self.teacher)}: name one, or let them "
+                "teach live (`hgkd distill`)."
+            )
 
     @cached_property
     def source(self) -> ImageSource:

@@ -9,7 +9,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 from ...students.presets import PRESETS
-from .settings import LabelledSettings, MethodSettings, Settings, setting
+from .settings import LabelledSettings, MethodSettings, Settings, as_list, setting
 
 
 @dataclass
@@ -46,8 +46,14 @@ class FrozenFeatures(DatasetSettings):
 class TaughtImages(DatasetSettings):
     """Which teacher sees which crops of which images: what `hgkd distill` and `hgkd teach` have in common."""
 
-    teacher: str | None = setting(None, "A name (`hgkd teachers` lists them), Hub id or folder.")
-    teacher_revision: str | None = setting(None, "Branch, tag or commit of the teacher.")
+    teacher: list[str] | str | None = setting(
+        None,
+        "A name (`hgkd teachers` lists them), Hub id or folder; several for methods that take them.",
+        several=True,
+    )
+    teacher_revision: list[str] | str | None = setting(
+        None, "Branch, tag or commit of the teacher; of several one for each.", several=True
+    )
     teacher_layers: list[int] = setting([-1], "Target layers: -1 = final output, i = block i.")
     teacher_image_size: int | None = setting(None, "Pixels; default: what fits.", minimum=1)
     teacher_dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "Precision of the teacher.")
@@ -56,6 +62,16 @@ class TaughtImages(DatasetSettings):
     crop_scale: list[float] = setting([0.67, 1.0], "Share of the area cropped.")
     flip_probability: float = setting(0.5, "Of a horizontal flip.", minimum=0, maximum=1)
     max_samples: int | None = setting(None, "Use at most so many images.", minimum=1)
+
+    def check(self) -> None:
+        """Also refuse revisions that are not one for each teacher."""
+        super().check()
+        teachers, revisions = as_list(self.teacher), as_list(self.teacher_revision)
+        if revisions and len(revisions) != max(1, len(teachers)):
+            raise ValueError(
+                f"teacher_revision names {len(revisions)} revision(s), but --teacher {len(teachers)} teacher(s): give "
+                "one for each ('main' where no other is wanted), or leave --teacher_revision out."
+            )
 
 
 @dataclass
@@ -87,8 +103,13 @@ class CommandSettings(MethodSettings, TaughtImages):
     dry_run: bool = setting(False, "Check everything, print recipe, sizes, memory and steps, and stop.")
 
     def check(self) -> None:
-        """Also refuse a buffer for what is shuffled as a whole."""
+        """Also refuse a buffer for what is shuffled as a whole, and a cache of several teachers."""
         super().check()
+        if self.teacher_cache is not None and len(as_list(self.teacher)) > 1:
+            raise ValueError(
+                f"teacher_cache {self.teacher_cache!r} holds what one teacher saw, but --teacher names "
+                f"{len(self.teacher)}: leave one of the two out."
+            )
         if self.shuffle_buffer and not self.streaming:
             raise ValueError(
                 f"shuffle_buffer is {self.shuffle_buffer}, but only a stream has one: leave --shuffle_buffer out (all "

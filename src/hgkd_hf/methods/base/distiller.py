@@ -11,12 +11,12 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.utils import ModelOutput
 
-from ...teachers import ClassifierTeacher, CNNTeacher, PatchTeacher
+from ...teachers import ClassifierTeacher, CNNTeacher, PatchTeacher, SeveralTeachers
 from ...teachers.cache import CachedTeacher, recall
 from ...teachers.showing import show
 from .settings import MethodSettings
 
-Teacher = PatchTeacher | CNNTeacher | ClassifierTeacher | CachedTeacher
+Teacher = PatchTeacher | CNNTeacher | ClassifierTeacher | CachedTeacher | SeveralTeachers
 
 
 class DistillerConfig(MethodSettings, PreTrainedConfig):
@@ -24,7 +24,8 @@ class DistillerConfig(MethodSettings, PreTrainedConfig):
 
     Args:
         student_config: config (or its dict) of the student; it is copied. Default: that of `default_student`.
-        teacher_name_or_path, teacher_revision, teacher_layers, teacher_image_size: of the teacher.
+        teacher_name_or_path, teacher_revision, teacher_layers, teacher_image_size: of the teacher; of several a list
+            with one for each, but for the layers.
         image_size: of the student's images in pixels, side or (height, width).
         image_mean, image_std: normalisation of the student's `pixel_values`.
 
@@ -36,10 +37,10 @@ class DistillerConfig(MethodSettings, PreTrainedConfig):
     default_student: ClassVar[str] = "resnet"
 
     student_config: dict[str, Any] | PreTrainedConfig | None = None
-    teacher_name_or_path: str | None = None
-    teacher_revision: str | None = None
+    teacher_name_or_path: str | list[str] | None = None
+    teacher_revision: str | list[str | None] | None = None
     teacher_layers: list[int] | tuple[int, ...] = ()
-    teacher_image_size: list[int] | tuple[int, ...] | None = None
+    teacher_image_size: list[Any] | tuple[int, ...] | None = None
     image_size: int | list[int] | tuple[int, ...] = 224
     image_mean: list[float] | tuple[float, ...] = tuple(IMAGENET_DEFAULT_MEAN)
     image_std: list[float] | tuple[float, ...] = tuple(IMAGENET_DEFAULT_STD)

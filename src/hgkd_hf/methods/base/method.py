@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,10 +25,11 @@ from ...data import (
 )
 from ...students.features import vit_patch_size
 from ...students.presets import student_encoder_config, student_weights
-from ...teachers import ClassifierTeacher, PatchTeacher
+from ...teachers import ClassifierTeacher, PatchTeacher, SeveralTeachers
 from ...teachers.cache import CachedTeacher, TeacherCache, open_cache
 from .command_settings import CommandSettings
 from .distiller import Distiller, Teacher
+from .settings import as_list
 
 # Settings that decide what is measured, or how a run begins, but not what is learned.
 _CHANGE_NOTHING = ("resume", "dry_run", "knn_split", "knn_bank_samples", "knn_query_samples")
@@ -41,16 +43,26 @@ class Method(CommandSettings):
 
     Attributes:
         model_class: the method's distiller. Its config takes the settings that are fields of it.
+        several_teachers: what stands for several teachers; None for a method that learns from one.
     """
 
     model_class: ClassVar[type[Distiller]]
+    several_teachers: ClassVar[type[SeveralTeachers] | None] = None
+
+    def check(self) -> None:
+        """Also refuse more teachers than the method learns from."""
+        super().check()
+        if self.several_teachers is None and len(as_list(self.teacher)) > 1:
+            raise ValueError(
+                f"method {self.method!r} learns from one teacher, but --teacher names {len(self.teacher)}: name one."
+            )
 
     def build_model(self) -> Distiller:
         """The distiller with its teacher, checked before any weights are loaded where configs tell enough."""
         student_config, shared = self.student_config(), self.config_settings()
         config = self.model_class.config_class(student_config=student_config, **shared)
         if config.needs_teacher:
-            teacher = self.load_teacher(student_config) if self.cache is None else self.cached_teacher()
+            teacher = self.load_teachers(student_config) if self.cache is None else self.cached_teacher()
             config = type(config).for_teacher(teacher, student_config, **shared)
             model = self.model_class(config).attach_teacher(teacher)
         else:
@@ -147,6 +159,16 @@ class Method(CommandSettings):
         if missing:
             raise ValueError(f"the student {self.student!r} lacks {len(missing)} weights, the first {missing[0]!r}.")
 
+    def load_teachers(self, student_config: PreTrainedConfig) -> Teacher:
+        """The teacher, or several as one: each is loaded as if it were the only one."""
+        names = as_list(self.teacher) or [None]
+        teachers = []
+        for name, revision in zip(names, as_list(self.teacher_revision) or [None] * len(names)):
+            alone = copy.copy(self)
+            alone.teacher, alone.teacher_revision = name, revision
+            teachers.append(alone.load_teacher(student_config))
+        return teachers[0] if len(teachers) == 1 else self.several_teachers(teachers)
+
     def load_teacher(self, student_config: PreTrainedConfig) -> Teacher:
         """A `ClassifierTeacher` if the checkpoint is a classifier, else a `PatchTeacher` at about the crops' size.
 
@@ -215,10 +237,14 @@ class Method(CommandSettings):
         }
 
     def describe_teacher(self, model: Distiller) -> str:
-        """One line on the teacher, if there is one."""
+        """One line on the teacher, or teachers, if there is one."""
         teacher = model.teacher
         if teacher is None:
             return f"none: {self.title} needs none"
+        teachers = teacher.teachers if isinstance(teacher, SeveralTeachers) else (teacher,)
+        return "; ".join(map(self._describe_one, teachers))
+
+    def _describe_one(self, teacher: Teacher) -> str:
         weights = f"{teacher.num_parameters() / 1e6:.1f} M parameters" if self.cache is None else self.cache.describe()
         size = "its images' size" if teacher.image_size is None else "x".join(map(str, teacher.image_size)) + " px"
         layers = ", ".join(map(str, teacher.layers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import inspect
 from dataclasses import MISSING, dataclass, field, fields
@@ -20,7 +21,7 @@ _LIMITS = {
 
 
 class SettingHelp(str):
-    """A setting's help text, which carries the rest along: `HfArgumentParser` takes no other metadata of a field."""
+    """A setting's help text, which carries the rest along: `HfArgumentParser` hands a field's metadata to argparse."""
 
     limits: dict[str, float]
     before: Any
@@ -30,20 +31,39 @@ class SettingHelp(str):
         return " and ".join(f"{_LIMITS[kind][1]} {limit:g}" for kind, limit in self.limits.items())
 
 
-def setting(default: Any = MISSING, help: str = "", *, before: Any = MISSING, **limits: float) -> Any:
+class OneOrSeveral(argparse.Action):
+    """Of a flag with several values: one alone is kept as it is, not as a list of one."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: list, option: str | None = None
+    ) -> None:
+        """Store what was given."""
+        setattr(namespace, self.dest, values if len(values) > 1 else values[0])
+
+
+def setting(
+    default: Any = MISSING, help: str = "", *, before: Any = MISSING, several: bool = False, **limits: float
+) -> Any:
     """A field of a settings dataclass; its type hint decides how it is parsed, a `Literal` which values there are.
 
     Args:
         default: its default, a list for a setting with several values; none: the setting must be given.
         help: one sentence, of the command line and the docs.
         before: what runs and configs did that were written before the setting existed, if not its default.
+        several: of a setting with one value: whether it may be a list of more (type hint `list[str] | str | None`).
         limits: `minimum` or `above`, and `maximum` or `below`: of the number, or of each number of a list.
     """
     text = SettingHelp(help)
     text.limits, text.before = limits, before
+    metadata = {"help": text} | ({"nargs": "+", "action": OneOrSeveral} if several else {})
     if isinstance(default, list):
-        return field(default_factory=default.copy, metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def as_list(value: Any) -> list:
+    """The values of a setting that may have several; none of None."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...students.sparse_unet import SparseUNetConfig
-from ...teachers import CNNTeacher, PatchTeacher
+from ...teachers import CNNTeacher, PatchTeacher, SeveralMapTeachers
 from ..base.sparse_unet_method import SparseUNetMethod
 from .modeling import HGKDForPreTraining, aligned_teacher_image_size
 from .settings import HGKDSettings
@@ -16,6 +16,7 @@ class HGKDMethod(HGKDSettings, SparseUNetMethod):
     """H-GKD: a sparse CNN predicts what a vision transformer makes of the hidden cells (arXiv:2309.09571)."""
 
     model_class = HGKDForPreTraining
+    several_teachers = SeveralMapTeachers
 
     def load_teacher(self, student_config: SparseUNetConfig) -> PatchTeacher | CNNTeacher:
         """The teacher, a ViT or a CNN, at the image size at which its tokens divide the student's cells."""
