@@ -2,6 +2,7 @@
 
     python benchmarks/relatives.py --dataset uoft-cs/cifar10 --classifier path/to/a/cnn --rows reviewkd wcord sskd
     python benchmarks/relatives.py --dataset uoft-cs/cifar10 --teacher facebook/dinov2-small --rows tinymim rcmae
+    python benchmarks/relatives.py --dataset uoft-cs/cifar10 --classifiers path/to/a/cnn path/to/a/vit --rows coadvise
 
 Methods that learn from labels are compared with labels alone, by top-1 of the student's own classifier and by kNN of
 its features; methods without labels with the random weights that they start from, by kNN. A finished run is a folder
@@ -40,17 +41,27 @@ CNN = {"model_type": "resnet", "layer_type": "basic", "embedding_size": 32}
 CNN |= {"hidden_sizes": [32, 64, 128, 256], "depths": [1, 1, 1, 1]}
 VIT = {"model_type": "vit", "hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3}
 VIT |= {"intermediate_size": 768, "patch_size": 8}
+REGISTERS = {"model_type": "dinov2_with_registers", "hidden_size": 192, "num_hidden_layers": 4}
+REGISTERS |= {"num_attention_heads": 3, "patch_size": 8, "num_register_tokens": 2}
 # By a classifier, at the size that it is thought to be trained at.
 TAUGHT = {"student": CNN, "teacher": "classifier", "teacher_image_size": 64, "baseline": "labels"}
 # Rows by name: the flags of `hgkd distill`; a teacher is that of the flag of its name, and `baseline` the row of the
 # same student without the method, None where that is its random weights.
 ROWS: dict[str, dict[str, Any]] = {
     "labels": {"student": CNN, "method": "kd", "objective": "labels", "baseline": None},
+    "labels_vit": {"student": REGISTERS, "method": "kd", "objective": "labels", "baseline": None},
     "kd": TAUGHT | {"method": "kd"},
     "reviewkd": TAUGHT
     | {"method": "reviewkd", "teacher_layers": [2, 3, 4], "student_layers": [2, 3, 4], "warmup_share": 0.083},
     "wcord": TAUGHT | {"method": "wcord"},
     "sskd": TAUGHT | {"method": "sskd"},
+    "coadvise": {
+        "student": REGISTERS,
+        "method": "coadvise",
+        "teacher": "classifiers",
+        "teacher_image_size": 56,  # of both: near 64, and four patches of 14 pixels
+        "baseline": "labels_vit",
+    },
     "tinymim": {
         "student": VIT,
         "method": "tinymim",
@@ -121,8 +132,13 @@ def main(arguments: list[str] | None = None) -> None:
         "--dataset", required=True, help="labelled images with the splits train and test: Hub id or path"
     )
     parser.add_argument("--classifier", help="Hub id or folder of a CNN that classifies these classes")
+    parser.add_argument(
+        "--classifiers", nargs=2, metavar=("CNN", "VIT"), help="two of them, of different inductive bias"
+    )
     parser.add_argument("--teacher", help="Hub id or folder of a vision transformer")
-    parser.add_argument("--rows", nargs="+", choices=[row for row in ROWS if row != "labels"], required=True)
+    parser.add_argument(
+        "--rows", nargs="+", choices=[row for row in ROWS if not row.startswith("labels")], required=True
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--output_dir", type=Path, default=Path("runs/relatives"))
     where = parser.parse_args(arguments)

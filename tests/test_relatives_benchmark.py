@@ -47,7 +47,8 @@ def test_a_teacher_that_is_not_named(relatives, tmp_path):
 def test_rows_are_commands(relatives):
     for row, values in relatives.ROWS.items():
         assert values["baseline"] is None or values["baseline"] in relatives.ROWS
-        settings = relatives.SETTINGS | {"dataset": "images"} | values | {"bf16": False, "teacher": "some/teacher"}
+        settings = relatives.SETTINGS | {"dataset": "images"} | values | {"bf16": False}
+        settings |= {"teacher": ["a/cnn", "a/vit"] if values.get("teacher") == "classifiers" else "some/teacher"}
         words = [word for name in settings if name != "baseline" for word in relatives.flag(name, settings[name])]
         method, training = parse_method(words)
         assert method.method == values["method"], row

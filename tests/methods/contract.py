@@ -19,7 +19,10 @@ from hgkd_hf.students.features import pooled_features
 STUDENT = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 32], "depths": [1, 1, 1]}
 STUDENT |= {"layer_type": "basic"}
 # What makes a method small; the other settings are its defaults.
+REGISTERS = {"model_type": "dinov2_with_registers", "hidden_size": 32, "num_hidden_layers": 2, "patch_size": 16}
+REGISTERS |= {"num_attention_heads": 2, "num_register_tokens": 2}
 SMALL = {
+    "coadvise": {"student": json.dumps(REGISTERS)},
     "hgkd": {"decoder_width": 32},
     "rcmae": {"decoder_width": 32},
     "rob": {
@@ -33,13 +36,22 @@ SMALL = {
 }
 
 
+TEACHERS = {"coadvise": 2}  # of methods that take another number than one
+
+
+def settings_of(name, world):
+    """A method's small settings, with its teachers and its images, of which `world` is the folder."""
+    teachers = [str(world / "classifier")] * TEACHERS.get(name, 1)
+    settings = {"method": name, "dataset": str(world / "images"), "image_size": 64, "student": json.dumps(STUDENT)}
+    return settings | {"teacher": teachers if len(teachers) > 1 else teachers[0]} | SMALL.get(name, {})
+
+
 class Built:
     """A method with small settings, its model with the teacher attached, and a batch of its samples."""
 
     def __init__(self, kind, name, world):
         torch.manual_seed(0)
-        settings = {"dataset": str(world / "images"), "teacher": str(world / "classifier"), "image_size": 64}
-        self.method = kind(method=name, student=json.dumps(STUDENT), **settings | SMALL.get(name, {}))
+        self.method = kind(**settings_of(name, world))
         self.model = self.method.build_model()
         self.method.prepare(self.model, seed=0)
         data = self.method.training_data(self.model, seed=0, skipped_log=None)

@@ -156,6 +156,21 @@ METHOD_NOTES = {
             "2006.07114",
         ),
     ),
+    "coadvise": MethodNote(
+        "Co-advise",
+        "learned from labels by its class token, and from two frozen teachers of different inductive bias by two "
+        "others.",
+        "Tokens and losses are the published ones. The paper's tokens begin as embedded patches, these at random; and "
+        "it answers with the mean of three heads, while this stock model answers with the class token's alone.",
+        Paper(
+            "ren2021coadvise",
+            "Co-advise: Cross Inductive Bias Distillation",
+            "Ren, Sucheng and Gao, Zhengqi and Hua, Tianyu and Xue, Zihui and Tian, Yonglong and He, Shengfeng and "
+            "Zhao, Hang",
+            2021,
+            "2106.12378",
+        ),
+    ),
     "kd": MethodNote(
         "Knowledge distillation",
         "learned a frozen teacher's softened logits beside the labels.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .base.method import Method
+from .coadvise.method import CoAdviseMethod
 from .hgkd.method import HGKDMethod
 from .kd.method import KDMethod
 from .manifold.method import ManifoldMethod
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method]] = {
     "reviewkd": ReviewKDMethod,
     "wcord": WCoRDMethod,
     "sskd": SSKDMethod,
+    "coadvise": CoAdviseMethod,
     "kd": KDMethod,
     "rcmae": RCMAEMethod,
     "tinymim": TinyMIMMethod,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .base.command_settings import CommandSettings, LabelledCommandSettings, SparseUNetCommandSettings
 from .base.settings import Settings
+from .coadvise.settings import CoAdviseSettings
 from .hgkd.settings import HGKDSettings
 from .kd.settings import KDSettings
 from .manifold.settings import ManifoldDistillationSettings
@@ -23,6 +24,7 @@ SETTINGS: dict[str, tuple[type[Settings], type[Settings]]] = {
     "reviewkd": (ReviewKDSettings, LabelledCommandSettings),
     "wcord": (WCoRDSettings, LabelledCommandSettings),
     "sskd": (SSKDSettings, LabelledCommandSettings),
+    "coadvise": (CoAdviseSettings, LabelledCommandSettings),
     "kd": (KDSettings, LabelledCommandSettings),
     "rcmae": (RCMAESettings, SparseUNetCommandSettings),
     "tinymim": (TinyMIMSettings, CommandSettings),

@@ -9,13 +9,14 @@ from .classifier_teacher import ClassifierTeacher
 from .cnn_teacher import CNNTeacher
 from .heads import TeacherHead
 from .patch_teacher import PatchTeacher, PatchTeacherOutput
-from .several import SeveralMapTeachers, SeveralTeachers
+from .several import SeveralClassifiers, SeveralMapTeachers, SeveralTeachers
 
 __all__ = [
     "CNNTeacher",
     "ClassifierTeacher",
     "PatchTeacher",
     "PatchTeacherOutput",
+    "SeveralClassifiers",
     "SeveralMapTeachers",
     "SeveralTeachers",
     "TeacherHead",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -76,3 +77,19 @@ class SeveralMapTeachers(SeveralTeachers):
         return PatchTeacherOutput(
             tuple(F.adaptive_avg_pool2d(feature_map, self.grid) for o in outputs for feature_map in o.feature_maps)
         )
+
+
+@dataclass
+class SeveralClassifiersOutput(ModelOutput):
+    """What classifiers say of a batch of images: `logits`, (B, num_labels) float32 of each."""
+
+    logits: tuple[Tensor, ...] | None = None
+
+
+class SeveralClassifiers(SeveralTeachers):
+    """Classifiers that say what they see, each by itself."""
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, bool_masked_pos: Tensor | None = None) -> SeveralClassifiersOutput:
+        """Classify images (B, 3, H, W), RGB in [0, 1]; no mask is heeded."""
+        return SeveralClassifiersOutput(tuple(teacher(images).logits for teacher in self.teachers))
