@@ -2,7 +2,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from hgkd_hf.cli.recipe import RECIPES, parse_recipe, read_recipe
+from hgkd_hf.cli.recipe import RECIPES, parse_recipe, read_recipe, recipe_value
+from hgkd_hf.hub.privacy import public_command
 
 
 @dataclass
@@ -30,6 +31,18 @@ def test_file_sets_defaults_and_flags_win(tmp_path):
     assert settings == Settings("digits", 0.5, [-2, 10], True, '{"model_type": "resnet"}', 64)
     (settings,) = parse_recipe([Settings], [f"--recipe={path}"])
     assert settings.mask_ratio == 0.75
+
+
+@pytest.mark.parametrize("flag", ["--cell_size", "--cell-size"])
+@pytest.mark.parametrize("separator", [" ", "="])
+def test_dashes_are_underscores_also_before_flags_are_parsed(flag, separator):
+    """As to the parser itself: what is looked up before it must not miss a flag."""
+    words = f"{flag}{separator}64".split()
+    arguments = ["--dataset", "a", "--cell_size", "32", *words]
+    assert parse_recipe([Settings], arguments)[0].cell_size == 64
+    assert recipe_value("cell_size", arguments) == "64"
+    place = [word.replace("cell", "output").replace("size", "dir") for word in words]
+    assert public_command(["hgkd", *place, "--cell_size"]) == "hgkd --cell_size"
 
 
 # Each of another error within PyYAML.

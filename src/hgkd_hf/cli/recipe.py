@@ -198,12 +198,15 @@ def _flag_value(name: str, arguments: Sequence[str]) -> str | None:
 
 
 def _flag_values(name: str, arguments: Sequence[str]) -> list[str]:
-    """The values of the last `--name VALUE ...` or `--name=VALUE`."""
+    """The values of the last `--name VALUE ...` or `--name=VALUE`; the parser takes dashes for underscores too."""
     values: list[str] = []
-    for position, argument in enumerate(arguments):
-        if argument == f"--{name}" and position + 1 < len(arguments):
-            first, *others = arguments[position + 1 :]
+    for position, argument in enumerate(arguments, 1):
+        flag, equals, text = argument.partition("=")
+        if not flag.startswith("--") or flag[2:].replace("-", "_") != name:
+            continue
+        if equals:
+            values = [text]
+        elif position < len(arguments):
+            first, *others = arguments[position:]
             values = [first, *takewhile(lambda word: not word.startswith("--"), others)]
-        elif argument.startswith(f"--{name}="):
-            values = [argument.removeprefix(f"--{name}=")]
     return values

@@ -85,10 +85,9 @@ def _without_home(text: str) -> str:
 
 def public_command(words: Sequence[str]) -> str:
     """A command as a card tells it: without `--output_dir`, which says where its author keeps runs."""
-    kept: list[str] = []
-    for before, word in zip(("", *words), words):
-        if not word.startswith("--output_dir") and before != "--output_dir":
-            kept.append(word)
+    flags = [word.replace("-", "_") for word in words]  # the parser takes dashes for underscores
+    pairs = zip(words, flags, ("", *flags))
+    kept = [word for word, flag, before in pairs if not flag.startswith("__output_dir") and before != "__output_dir"]
     return public(shlex.join(kept))
 
 
