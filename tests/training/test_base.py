@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_trainer import Pictures, arguments
@@ -50,6 +51,15 @@ def test_an_error_ends_the_workers_of_the_loader_and_no_other_child(hgkd, tmp_pa
     finally:
         own.kill()
         own.join()
+
+
+@pytest.mark.parametrize(("images", "world"), [(6, 1), (6, 2), (5, 2), (7, 4), (3, 3), (2, 5)])
+def test_processes_evaluate_equally_many_images_and_all_of_them(images, world):
+    """A sharded model waits for all processes in every forward: with one batch more it would for ever."""
+    ranks = [SimpleNamespace(process_index=rank, world_size=world) for rank in range(world)]
+    shares = [BaseTrainer.own_share(SimpleNamespace(args=args), range(images)) for args in ranks]
+    assert len({len(share) for share in shares}) == 1
+    assert {row for share in shares for row in share} == set(range(images))
 
 
 def test_a_thread_can_train_though_it_cannot_listen(hgkd, tmp_path):

@@ -109,20 +109,20 @@ class FineTuningTrainer(BaseTrainer):
 
     def predict_all(self, dataset: Dataset) -> list:
         """What the task's `predict` gives of every readable image, in every process."""
-        model, world = self.evaluated_model, self.args.world_size
+        model = self.evaluated_model
         loader = DataLoader(
-            Subset(dataset, range(self.args.process_index, len(dataset), world)),
+            Subset(dataset, self.own_share(dataset)),
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
             collate_fn=self.task.collate,
             worker_init_fn=outlive_signal,
         )
-        predicted: dict[int, Any] = {}  # by row: in place of an unreadable image comes the next again
+        predicted: dict[int, Any] = {}  # by row: some come again, as the next in place of an unreadable image
         with eval_mode(model), torch.no_grad(), self.compute_loss_context_manager():
             for batch in loader:
                 rows = batch["sample_index"].tolist()
                 predicted |= zip(rows, self.task.predict(model, self._prepare_inputs(batch)), strict=True)
-        if world > 1:
+        if self.args.world_size > 1:
             predicted = dict(gather_object(list(predicted.items())))
         return list(predicted.values())
 

@@ -277,6 +277,14 @@ class BaseTrainer(ResumableTrainer):
         """Weights of convolutions and linear layers; no biases, norms or mask tokens."""
         return [name for name, p in model.named_parameters() if p.dim() > 1 and not name.endswith("mask_token")]
 
+    def own_share(self, dataset: Dataset) -> list[int]:
+        """The rows that this process evaluates.
+
+        Every process has equally many, the last ones anew from the start: sharded models run in step.
+        """
+        rank, world = self.args.process_index, self.args.world_size
+        return [(rank + step * world) % len(dataset) for step in range(-(-len(dataset) // world))]
+
     @property
     def publisher(self) -> Publisher:
         """The callback that publishes.

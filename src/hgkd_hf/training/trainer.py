@@ -86,21 +86,18 @@ class DistillationTrainer(BaseTrainer):
         The dataset is shared out among the processes; each gets all of the results, one for every readable image.
         """
         model = self.accelerator.unwrap_model(self.model)
-        rank, world = self.args.process_index, self.args.world_size
-        # Every process reads equally many, the last ones anew from the start.
-        count = -(-len(dataset) // world)
         loader = ImageLoader(
             dataset,
             self.args.per_device_eval_batch_size,
             self.args.device,
-            sampler=[(rank + step * world) % len(dataset) for step in range(count)],
+            sampler=self.own_share(dataset),
             num_workers=self.args.dataloader_num_workers,
             worker_init_fn=outlive_signal,
         )
         with self.compute_loss_context_manager():
             function = model.image_logits if logits else model.image_features
             part = extract_features(function, loader, self.args.device, module=model)
-        if world == 1:
+        if self.args.world_size == 1:
             return part.each_once()
         parts = (part.features, part.labels, part.rows)
         return Features(*(self.accelerator.gather(p.to(self.args.device)).cpu() for p in parts)).each_once()
