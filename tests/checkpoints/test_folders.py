@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from hgkd_hf.checkpoints.folders import (
     RunStopped,
+    checkpoint_step,
     explain_full_disk,
     list_checkpoints,
     newest_checkpoint,
@@ -40,6 +41,13 @@ def test_whole(tmp_path):
     assert entry == {"size": 7, "sha256": "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"}
     assert fault(folder) is None
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("name", ["last-checkpoint", "checkpoint", "checkpoint-2.partial", "checkpoint-x"])
+def test_a_folder_of_another_name_is_no_checkpoint(tmp_path, name):
+    assert checkpoint_step(tmp_path / "checkpoint-20") == 20
+    with pytest.raises(ValueError, match=f"{name} is not named checkpoint-<step>: .*resume_from_checkpoint"):
+        checkpoint_step(tmp_path / name)
 
 
 def truncate(folder):

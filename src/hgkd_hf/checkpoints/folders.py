@@ -33,8 +33,17 @@ class RunStopped(RuntimeError):
 
 
 def checkpoint_step(folder: Path) -> int:
-    """The step in a checkpoint folder's name."""
-    return int(_NAME.fullmatch(folder.name)[1])
+    """The step in a checkpoint folder's name.
+
+    Raises:
+        ValueError: it has no such name.
+    """
+    found = _NAME.fullmatch(folder.name)
+    if found is None:
+        raise ValueError(
+            f"{folder} is not named checkpoint-<step>: give a checkpoint of a run (resume_from_checkpoint)."
+        )
+    return int(found[1])
 
 
 def list_checkpoints(run: str | Path) -> list[Path]:
