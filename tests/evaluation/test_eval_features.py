@@ -125,6 +125,18 @@ def test_a_map_without_pooler_is_averaged_over_space():
     assert torch.equal(pooled_features(Map(), pixel_values), pixel_values.mean((2, 3)))
 
 
+@pytest.mark.parametrize("rows", [None, torch.tensor([4, 5, 7])])
+@pytest.mark.parametrize("labels", [None, torch.tensor([0, 1, 1])])
+@pytest.mark.parametrize("chosen", [torch.tensor([2, 0]), torch.tensor([True, False, True])])
+def test_chosen_images_keep_labels_and_rows(rows, labels, chosen):
+    features = Features(torch.eye(3), labels, rows)
+    some = features.select(chosen)
+    indices = chosen.tolist() if chosen.dtype == torch.long else [0, 2]
+    assert torch.equal(some.features, torch.eye(3)[indices])
+    assert [some.row(place) for place in range(2)] == [features.row(index) for index in indices]
+    assert (some.labels is None) if labels is None else (some.labels.tolist() == labels[indices].tolist())
+
+
 def test_an_image_that_comes_twice_counts_once():
     """In place of one that cannot be read, a dataset gives the next; processes share out the rows."""
     rows = torch.tensor([1, 1, 2, 4, 4, 0])  # rows 0 and 3 were bad: the next came, at the end the first good again

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -45,14 +45,23 @@ class Features:
         """The row in its dataset of an image."""
         return index if self.rows is None else int(self.rows[index])
 
+    def select(self, chosen: Tensor) -> Features:
+        """Some of the images: their indices (n,) long, or a mask (N,) bool."""
+        rows = torch.arange(len(self)) if self.rows is None else self.rows
+        labels = None if self.labels is None else self.labels[chosen]
+        return replace(self, features=self.features[chosen], labels=labels, rows=rows[chosen])
+
+    def spread(self, count: int) -> Tensor:
+        """The indices of at most `count` images, evenly spread: rows of one class often follow each other."""
+        return torch.linspace(0, len(self) - 1, min(count, len(self))).long()
+
     def each_once(self) -> Features:
         """Every image once, by rows: a dataset gives the next image in place of one that cannot be read."""
         if self.rows is None:
             return self
         order = self.rows.argsort(stable=True)
         rows = self.rows[order]
-        order = order[torch.cat([rows.new_ones(1, dtype=torch.bool), rows[1:] != rows[:-1]])]
-        return Features(self.features[order], None if self.labels is None else self.labels[order], self.rows[order])
+        return self.select(order[torch.cat([rows.new_ones(1, dtype=torch.bool), rows[1:] != rows[:-1]])])
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -77,9 +78,7 @@ def share_features(
         return part
     # In place of an image that cannot be read comes the next, which another process has too: the first keeps it.
     earlier = torch.cat([part.rows.new_empty(0), *gather(part.rows, True)[:rank]])
-    kept = ~torch.isin(part.rows, earlier)
-    labels = None if part.labels is None else part.labels[kept]
-    return Features(part.features[kept], labels, part.rows[kept], shared=True)
+    return replace(part.select(~torch.isin(part.rows, earlier)), shared=True)
 
 
 def whole(features: Features) -> Features:

@@ -45,16 +45,14 @@ def evaluation_figures(
             normalisation = model.config.image_mean, model.config.image_std
             figures["features"] = features_figure(encoder.cpu(), pixels, *normalisation)
     bank, queries = evaluated
-    chosen = torch.linspace(0, len(queries) - 1, min(QUERIES, len(queries))).long()  # not all of one class
-    asked = [queries.row(index) for index in chosen.tolist()]
-    queries = Features(queries.features[chosen], None if queries.labels is None else queries.labels[chosen])
+    queries = queries.select(queries.spread(QUERIES))
     neighbours = nearest(bank, queries, NEIGHBOURS)
 
     def picture(dataset: EvaluationDataset, index: int) -> torch.Tensor:
         return dataset[index]["pixel_values"].permute(1, 2, 0) / 255
 
     found = {index: picture(datasets[0], bank.row(index)) for index in neighbours.unique().tolist()}
-    pictures = [picture(datasets[1], row) for row in asked]
+    pictures = [picture(datasets[1], row) for row in queries.rows.tolist()]
     figures["most-alike"] = neighbours_figure(bank, queries, found, pictures, neighbours)
     return figures
 

@@ -29,15 +29,14 @@ def own_neighbours_figure(
         queries: rows of the picture.
         count: neighbours in each.
     """
-    chosen = torch.linspace(0, len(features) - 1, min(queries, len(features))).long()
-    labels = None if features.labels is None else features.labels[chosen]
-    asked = Features(features.features[chosen], labels)
+    chosen = features.spread(queries)
+    asked = features.select(chosen)
     found = nearest(features, asked, count + 1)
     others = found != chosen[:, None]
     others[:, -1] &= ~others.all(1)  # where several are equal, the image itself may not be among the nearest
     neighbours = found[others].view(len(chosen), -1)
     pictures = {index: picture(features.row(index)) for index in neighbours.unique().tolist()}
-    shown = [picture(features.row(index)) for index in chosen.tolist()]
+    shown = [picture(row) for row in asked.rows.tolist()]
     return neighbours_figure(features, asked, pictures, shown, neighbours)
 
 

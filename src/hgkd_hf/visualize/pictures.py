@@ -145,9 +145,8 @@ def features_figure(
 
 def nearest(bank: Features, queries: Features, count: int) -> Tensor:
     """The `count` rows of `bank` most alike each query by cosine, the most alike first: (queries, count) indices."""
-    normalised = (torch.nn.functional.normalize(features.features, dim=1) for features in (queries, bank))
-    queries_, bank_ = normalised
-    return (queries_ @ bank_.T).topk(min(count, len(bank)), dim=1).indices
+    asked, searched = (torch.nn.functional.normalize(features.features, dim=1) for features in (queries, bank))
+    return (asked @ searched.T).topk(min(count, len(bank)), dim=1).indices
 
 
 def neighbours_figure(
