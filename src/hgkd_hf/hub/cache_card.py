@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +12,8 @@ from ..teachers.cache import CacheInfo, TeacherCache
 from ..teachers.cache.info import DATA_FILES
 from ..training.memory_estimate import gigabytes
 from . import readme
-from .push import README, PushOptions, files_of, push_folder
-from .sources import License, Source, derive_license, is_repo_id
+from .push import PushOptions, files_of, push_folder
+from .sources import License, Source, derive_license, is_repo_id, license_of
 from .templates import render
 
 TEMPLATE = Path(__file__).with_name("cache_card.md")
@@ -58,10 +57,10 @@ def write_cache_card(folder: str | Path, teacher: Source, dataset: Source) -> No
         folder: of the cache.
         teacher, dataset: what it was made of, which decide its licence where they can.
     """
-    path = Path(folder, README)
-    existing = readme.read(path, f"in {folder}") if path.is_file() else None
+    existing = readme.read_local(folder)
     license, reason = _settled(None, existing, teacher, dataset)
-    path.write_text(readme.merge(cache_card(CacheInfo.load(folder), license, reason), existing), encoding="utf-8")
+    text = readme.merge(cache_card(CacheInfo.load(folder), license, reason), existing)
+    Path(folder, readme.FILE).write_text(text, encoding="utf-8")
 
 
 def push_cache(
@@ -102,8 +101,7 @@ def cache_readme(folder: str | Path, license: License | None) -> Callable[[str, 
     Raises:
         ValueError: it is not complete, or no licence is settled.
     """
-    info, path = TeacherCache(folder).info, Path(folder, README)
-    local = readme.read(path, f"in {folder}") if path.is_file() else None
+    info, local = TeacherCache(folder).info, readme.read_local(folder)
     settled, reason = _settled(license, local, Source(info.teacher), Source(info.dataset))
     if settled is None:
         raise ValueError(f"{reason}: choose the licence of the cache with --license.")
@@ -116,8 +114,6 @@ def _settled(
     """The licence that was asked for, else that of the README, else what follows from teacher and images."""
     if chosen is not None:
         return chosen, "chosen by its publisher"
-    with suppress(ValueError):  # metadata that cannot be read tell no licence
-        written = License.from_metadata(readme.split(existing or "")[0])
-        if written is not None:
-            return written, "as set in its README"
+    if (written := license_of(existing)) is not None:
+        return written, "as set in its README"
     return derive_license([teacher], dataset)

@@ -17,7 +17,6 @@ from ..visualize import curves_figure
 from . import readme
 from .export import export_student, extended_student, stock_student
 from .papers import method_of
-from .push import README
 from .recipe import public_settings
 from .student_card import CARD_FILE, StudentCard
 from .untrusted import numbers
@@ -117,10 +116,5 @@ def write_card(folder: Path, card: StudentCard) -> None:
         for name, text in card.result_files().items():
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
-        (folder / README).write_text(readme.merge(card.render(), local_readme(folder)), encoding="utf-8")
-
-
-def local_readme(folder: Path) -> str | None:
-    """The README of a folder, None without one."""
-    path = folder / README
-    return readme.read(path, f"in {folder}") if path.is_file() else None
+        text = readme.merge(card.render(), readme.read_local(folder))
+        (folder / readme.FILE).write_text(text, encoding="utf-8")

@@ -34,7 +34,6 @@ httpx = importlib.import_module("httpx" if huggingface_hub.__version__.startswit
 
 ATTEMPTS = 4
 PAUSES = (1.0, 4.0, 10.0)  # seconds between attempts
-README = "README.md"
 _MAY_NOT_WRITE = (
     "the token may not write to {}: use one with the right to write, choose a name of your own, or propose the change "
     "with `hgkd publish --create_pr`"
@@ -136,7 +135,7 @@ class Head:
         Raises:
             ValueError: it is not UTF-8.
         """
-        path = self.read(README)
+        path = self.read(readme.FILE)
         return path and readme.read(path, f"of {self.repo_id} on the Hub")
 
 
@@ -226,8 +225,8 @@ def _may_create(user: dict[str, Any], repo_id: str) -> bool:
 
 def _own_readme(folder: Path) -> Callable[[Head], str]:
     def write(head: Head) -> str:
-        path, existing = folder / README, head.readme()
-        return readme.merge(readme.read(path, f"in {folder}"), existing) if path.is_file() else existing or ""
+        own, existing = readme.read_local(folder), head.readme()
+        return existing or "" if own is None else readme.merge(own, existing)
 
     return write
 
@@ -244,7 +243,7 @@ def _push(
     if not options.create_pr:  # else it is somebody else's repository
         _set_up(api, head, options)
     if text:
-        (folder / README).write_text(text, encoding="utf-8")
+        (folder / readme.FILE).write_text(text, encoding="utf-8")
     files = files_of(folder) | more_files
     commit = api.create_commit(
         repo_id,

@@ -11,6 +11,7 @@ import yaml
 
 from ..checkpoints.yaml_text import load_yaml
 
+FILE = "README.md"
 BEGIN = "<!-- hgkd_hf: begin. What is between these two lines is rewritten; write above or below them. -->"
 END = "<!-- hgkd_hf: end -->"
 # From a line that begins our part to the first line that ends it. Without its end, a part is text like any other, so
@@ -51,6 +52,12 @@ def block(text: str, language: str = "") -> str:
     text = _UNSEEN.sub("", text)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def read_local(folder: str | Path) -> str | None:
+    """The README of a folder, None without one; see `read`."""
+    path = Path(folder, FILE)
+    return read(path, f"in {folder}") if path.is_file() else None
 
 
 def read(path: Path, whose: str) -> str:

@@ -7,12 +7,12 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
+from . import readme
 from .privacy import last_part
 
 # Licences that ask for no more than their notice and the authors' names, so that a student may have another one.
@@ -45,6 +45,13 @@ class License:
 
     def __str__(self) -> str:
         return self.name or self.id
+
+
+def license_of(text: str | None) -> License | None:
+    """The licence that a README names; None if it names none, or its metadata cannot be read."""
+    with suppress(ValueError):
+        return License.from_metadata(readme.split(text or "")[0])
+    return None
 
 
 @dataclass
@@ -83,11 +90,10 @@ def find_source(
         token: of the Hub.
     """
     if os.path.exists(name) or not is_repo_id(name):
-        card = Path(name, "README.md")
-        data: dict[str, Any] = {}
-        with suppress(Exception):  # a README that cannot be read tells nothing
-            data = ModelCard.load(card, ignore_metadata_errors=True).data.to_dict() if card.is_file() else {}
-        return Source(last_part(os.path.abspath(name)), license=License.from_metadata(data))
+        source = Source(last_part(os.path.abspath(name)))
+        with suppress(OSError, ValueError):  # a README that cannot be read tells nothing
+            source.license = license_of(readme.read_local(name))
+        return source
     source = Source(name, on_hub=True, revision=revision)
     if not constants.HF_HUB_OFFLINE:
         with suppress(Exception):  # no network, no such repository, no access: the run itself says it better

@@ -19,10 +19,10 @@ from transformers.utils import logging
 from ..checkpoints.run_files import BEST_FOLDER, MODEL_FOLDER, STUDENT_FOLDER
 from ..training.callbacks import warn_only
 from . import readme
-from .folder import local_readme, write_student_folder
+from .folder import write_student_folder
 from .privacy import check_no_secrets
-from .push import README, Head, PushOptions, check_name, files_of, full_name, httpx, push_folder
-from .sources import License
+from .push import Head, PushOptions, check_name, files_of, full_name, httpx, push_folder
+from .sources import License, license_of
 from .student_card import CARD_FILE, StudentCard
 from .untrusted import shown
 
@@ -52,7 +52,7 @@ def push_student(
             repository holds another model and `options.overwrite` is not set.
     """
     folder, options = Path(folder), options or PushOptions()
-    local = local_readme(folder)
+    local = readme.read_local(folder)
 
     def write(head: Head) -> str:
         if not options.overwrite and not _pushed_before(folder, head.repo_id):
@@ -64,7 +64,7 @@ def push_student(
         with warn_only("the record of the push"):
             record = folder / _PUSHED
             record.parent.mkdir(parents=True, exist_ok=True)
-            text = local_readme(folder) or ""
+            text = readme.read_local(folder) or ""
             marks = {"commit": commit.oid, "readme": _digest(text), "outside": _digest(readme.outside(text))}
             record.write_text(json.dumps(marks | {"repo_id": commit.repo_url.repo_id}), encoding="utf-8")
     return commit
@@ -94,7 +94,7 @@ def refuse_another_model(
 
 def changes_on_hub(head: Head, files: Collection[str]) -> tuple[list[str], list[str]]:
     """Which files of a repository a push of `files` replaces and which it leaves, but those that every one has."""
-    there = head.files - {README, ".gitattributes", "LICENSE"}
+    there = head.files - {readme.FILE, ".gitattributes", "LICENSE"}
     return sorted(there.intersection(files)), sorted(there.difference(files))
 
 
@@ -161,9 +161,9 @@ def preview_student(folder: Path, repo_id: str, options: PushOptions, license: L
                 told = [f"not as it is: {error}"]
     if on_hub is not None:
         said = "The one on the Hub was merged into."
-    text = render_merged(folder, repo_id, _edited_last(folder, local_readme(folder), on_hub), license)
+    text = render_merged(folder, repo_id, _edited_last(folder, readme.read_local(folder), on_hub), license)
     check_no_secrets(files.values())
-    sizes = {name: path.stat().st_size for name, path in files.items()} | {README: len(text.encode())}
+    sizes = {name: path.stat().st_size for name, path in files.items()} | {readme.FILE: len(text.encode())}
     target = {name: value for name, value in asdict(options).items() if value and name not in _NOT_SHOWN}
     return "\n".join(
         [
@@ -171,7 +171,7 @@ def preview_student(folder: Path, repo_id: str, options: PushOptions, license: L
             *told,
             *(f"{size:>12,}  {name}" for name, size in sorted(sizes.items())),
             f"{sum(sizes.values()):>12,}  bytes in {len(sizes)} files, one commit: {options.message}",
-            f"\n{README}: {said}\n\n{text}",
+            f"\n{readme.FILE}: {said}\n\n{text}",
         ]
     )
 
@@ -195,10 +195,8 @@ def render_merged(folder: Path, repo_id: str, existing: str | None, license: Lic
         ValueError: the licence is not settled.
         FileNotFoundError: there is no card.
     """
-    card, metadata = StudentCard.load(folder / CARD_FILE), {}
-    with suppress(ValueError):  # metadata that cannot be read tell no licence
-        metadata = readme.split(existing or "")[0]
-    card.settle_license(license, License.from_metadata(metadata))
+    card = StudentCard.load(folder / CARD_FILE)
+    card.settle_license(license, license_of(existing))
     if card.license is None:
         raise ValueError(
             f"{card.license_reason}: choose a licence with --license, e.g. --license apache-2.0 (`other` needs a "
