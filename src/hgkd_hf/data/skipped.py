@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 SKIPPED_FILE = "skipped.tsv"
 # As text/tab-separated-values has it: what would end a field or a line is written with a backslash.
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-_MEANINGS = {"t": "\t", "n": "\n", "r": "\r"}
+_MEANINGS = {"\\": "\\", "t": "\t", "n": "\n", "r": "\r"}
 
 
 def append_skipped(file: str | os.PathLike[str], row: int, path: str | None, reason: str) -> None:
@@ -34,8 +35,4 @@ def count_skipped(file: str | os.PathLike[str]) -> int:
 
 
 def _unescape(field: str) -> str:
-    parts = field.split("\\\\")
-    for i, part in enumerate(parts):
-        head, *tails = part.split("\\")
-        parts[i] = head + "".join(_MEANINGS.get(tail[:1], "\\" + tail[:1]) + tail[1:] for tail in tails)
-    return "\\".join(parts)
+    return re.sub(r"\\(.)", lambda found: _MEANINGS.get(found[1], found[0]), field)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 from torch import Tensor
 
-from .programs import INPUT
+from .programs import INPUT, quiet
 
 
 def quantize_int8(path: str | Path, quantized: str | Path, batches: Iterable[Tensor]) -> Path:
@@ -28,14 +29,17 @@ def quantize_int8(path: str | Path, quantized: str | Path, batches: Iterable[Ten
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    inputs = ({INPUT: batch.contiguous().numpy()} for batch in batches)
+    first = next(inputs, None)
+    if first is None:
+        raise ValueError("there are no calibration images: raise --calibration_images above 0.")
+    inputs = chain([first], inputs)
+    reader = SimpleNamespace(get_next=lambda: next(inputs, None))  # all that onnxruntime asks for
     with tempfile.TemporaryDirectory() as folder:
         prepared = Path(folder, "prepared.onnx")
         # Fuses BatchNorm into convolutions, so that each pair is quantized as one.
         quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
-        reader = _Batches(batches)
-        root = logging.getLogger()
-        level, _ = root.level, root.setLevel(logging.ERROR)  # it logs on the root logger that QDQ models grow
-        try:
+        with quiet(None):  # it logs on the root logger that QDQ models grow
             quantize_static(
                 str(prepared),
                 str(quantized),
@@ -45,21 +49,4 @@ def quantize_int8(path: str | Path, quantized: str | Path, batches: Iterable[Ten
                 activation_type=QuantType.QInt8,
                 weight_type=QuantType.QInt8,
             )
-        finally:
-            root.setLevel(level)
     return Path(quantized)
-
-
-class _Batches:
-    """What onnxruntime's calibration asks for images, one batch after the other."""
-
-    def __init__(self, batches: Iterable[Tensor]):
-        first, self._rest = None, iter(batches)
-        first = next(self._rest, None)
-        if first is None:
-            raise ValueError("there are no calibration images: raise --calibration_images above 0.")
-        self._first = first
-
-    def get_next(self):
-        batch, self._first = self._first if self._first is not None else next(self._rest, None), None
-        return None if batch is None else {INPUT: batch.contiguous().numpy()}

@@ -86,7 +86,7 @@ def export_onnx(program: ExportedProgram, path: str | Path, outputs: Sequence[st
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _quiet():
+    with quiet("torch.onnx"):  # it remarks on packages that are not there
         onnx_program = torch.onnx.export(
             program, dynamo=True, input_names=[INPUT], output_names=list(outputs), opset_version=OPSET, verbose=False
         )
@@ -95,9 +95,9 @@ def export_onnx(program: ExportedProgram, path: str | Path, outputs: Sequence[st
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on packages that are not there."""
-    logger = logging.getLogger("torch.onnx")
+def quiet(name: str | None) -> Iterator[None]:
+    """Without warnings, and without what the logger of this name (None: the root) has to say below an error."""
+    logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

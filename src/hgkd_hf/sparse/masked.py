@@ -49,26 +49,21 @@ class MaskedBackend(Backend):
         """A feature of the network to a dense map (B, C, H, W), zero at hidden positions."""
         return x
 
-    def conv2d(self, layer: nn.Conv2d, dense: Dense, x: Tensor) -> Tensor:
-        """Convolution: hidden and outside positions count as zeros."""
-        return self._slide(layer, dense, x)
-
-    def max_pool2d(self, layer: nn.MaxPool2d, dense: Dense, x: Tensor) -> Tensor:
-        """Maximum over a window: hidden positions count as zeros, those outside the image not at all."""
-        return self._slide(layer, dense, x)
-
-    def avg_pool2d(self, layer: nn.AvgPool2d, dense: Dense, x: Tensor) -> Tensor:
-        """Mean over a window: hidden positions count as zeros; a window over the whole map is a global mean."""
-        if covers(layer, tuple(x.shape[-2:])):
-            return self.global_avg_pool2d(layer, dense, x)
-        return self._slide(layer, dense, x)
-
-    def _slide(self, layer: nn.Module, dense: Dense, x: Tensor) -> Tensor:
+    def conv2d(self, layer: nn.Module, dense: Dense, x: Tensor) -> Tensor:
+        """A convolution or maximum, whose windows must fit the cells."""
         unpadded = (side - sum(padding) for side, padding in zip(x.shape[-2:], zero_padding(x)))
         if x.shape[-2:] != (1, 1):
             check_stride(layer, tuple(side // cells for side, cells in zip(unpadded, self.cells.grid)), self.cell_size)
         y = dense(x)
         return y * self.visible(y)
+
+    max_pool2d = conv2d
+
+    def avg_pool2d(self, layer: nn.AvgPool2d, dense: Dense, x: Tensor) -> Tensor:
+        """Mean over a window: hidden positions count as zeros; a window over the whole map is a global mean."""
+        if covers(layer, tuple(x.shape[-2:])):
+            return self.global_avg_pool2d(layer, dense, x)
+        return self.conv2d(layer, dense, x)
 
     def zero_pad2d(self, layer: nn.ConstantPad2d, dense: Dense, x: Tensor) -> Tensor:
         """Zeros around the image, for the convolution or pooling that follows."""
