@@ -136,7 +136,7 @@ MIT = License("mit")
 def card() -> StudentCard:
     """Of a student whose teacher and data decide its licence."""
     source = Source("alice/teacher", on_hub=True, license=MIT)
-    return StudentCard(name="student", method="hgkd", teacher=source, dataset=Source("alice/dots", True, None, MIT))
+    return StudentCard(name="student", method="hgkd", teachers=[source], dataset=Source("alice/dots", True, None, MIT))
 
 
 @pytest.fixture
