@@ -99,7 +99,13 @@ def sentence(message: str) -> gr.Error:
 
 
 def load_teacher(config) -> PatchTeacher:
-    """The teacher that a distiller was trained with, as its config names it."""
+    """The teacher that a distiller was trained with, as its config names it.
+
+    Raises:
+        ValueError: there were several.
+    """
+    if isinstance(config.teacher_name_or_path, list):
+        raise ValueError("the page shows what one teacher sees, but this run had several: choose another run.")
     settings = {"revision": config.teacher_revision, "layers": config.teacher_layers}
     settings |= {"image_size": tuple(config.teacher_image_size), "teacher_input": config.teacher_input}
     return PatchTeacher.from_pretrained(config.teacher_name_or_path, **settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from .frozen import FrozenTeacher
 from .patch_teacher import PatchTeacher, PatchTeacherOutput
 
 
-class SeveralTeachers(nn.Module):
+class SeveralTeachers(nn.Module, ABC):
     """Teachers that look at the same images, each at its own size and with its own normalisation.
 
     Args:
