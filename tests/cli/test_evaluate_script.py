@@ -18,6 +18,7 @@ from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTModel
 from hgkd_hf import SparseUNetConfig, SparseUNetModel
 from hgkd_hf.data import ImageTransform, load_images
 from hgkd_hf.evaluation import image_set_features, knn_accuracy
+from hgkd_hf.evaluation.frozen import teacher_features
 
 SCRIPT = Path(__file__).parents[2] / "training" / "evaluate.py"
 ENCODER = ResNetConfig(embedding_size=16, hidden_sizes=[16, 16, 32, 32], depths=[1, 1, 1, 1], layer_type="basic")
@@ -143,3 +144,19 @@ def test_as_a_command(models, colours, tmp_path):
     assert run.returncode != 0
     assert run.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "has no split 'validation'" in run.stderr
+
+
+def test_layers_of_a_vit_are_measured_one_by_one(evaluate_script, models, colours, tmp_path):
+    chosen = ["--protocols", "knn", "--layers", "1", "-1"]
+    found = evaluate_script.main(flags(models["vit"], colours, tmp_path, *chosen))
+    assert list(found) == ["knn_accuracy_layer_1", "knn_accuracy_layer_-1"]
+    sources, transform = (
+        (load_images(colours, split=split) for split in ("train", "test")),
+        ImageTransform(64, train=False),
+    )
+    (bank,), (queries,) = (teacher_features(str(models["vit"]), [1], source, transform) for source in sources)
+    assert found["knn_accuracy_layer_1"] == knn_accuracy(bank, queries, k=3)
+    with pytest.raises(
+        ValueError, match=r"layers of teacher .* must be -1 \(final output\) or 1 to 2 \(blocks\), not 3"
+    ):
+        evaluate_script.main(flags(models["vit"], colours, tmp_path, "--layers", "3"))

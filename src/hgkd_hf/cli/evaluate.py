@@ -2,6 +2,7 @@
 
     hgkd evaluate --model runs/mine/student --dataset uoft-cs/cifar10 --eval_split test
     hgkd evaluate --model microsoft/resnet-50 --dataset path/to/images --protocols knn linear
+    hgkd evaluate --model facebook/dinov2-small --layers 6 8 10 -1 --dataset path/to/images --protocols knn
     accelerate launch -m hgkd_hf.cli.evaluate --model runs/mine/student --dataset path/to/images
     hgkd evaluate --model runs/mine/student --dataset path/to/masks --protocols linear-segmentation \\
         --class_names road car --image_size 352 480
@@ -50,6 +51,10 @@ class EvaluationArguments(FrozenFeatures):
     shots: list[int] = setting([1, 5, 10], "Labels a class of few-label probes.", minimum=1)
     draws: int = setting(5, "How often few labels are drawn.", minimum=1)
     seed: int = setting(0, "Of the probes' splits and draws.")
+    layers: list[int] = setting(
+        [],
+        "Of a ViT, measured one by one by its patch features: which to distill (--teacher_layers of `hgkd distill`).",
+    )
     teacher: str | None = setting(None, "ViT to compare with by CKA, as --teacher of `hgkd distill`.")
     teacher_layer: int = setting(-1, "Of the teacher's patch features.")
     target_column: str | None = setting(None, "linear-segmentation: column of the masks.")
@@ -123,15 +128,24 @@ def evaluate_images(args: EvaluationArguments) -> tuple[dict, dict, ProtocolSett
         image_mean=tuple(mean),
         image_std=tuple(std),
     )
-    model = load_frozen_model(args.model, args.model_revision).to(best_device())
     loading = {"batch_size": args.batch_size, "num_workers": args.num_workers}
-    bank, queries = (image_set_features(model, source, transform, **loading) for source in sources)
+    if args.layers:
+        vit = {"name": args.model, "layers": args.layers, "revision": args.model_revision}
+        banks, queries = (teacher_features(**vit, source=source, transform=transform, **loading) for source in sources)
+        names = [f"{{}}_layer_{layer}" for layer in args.layers]
+    else:
+        model = load_frozen_model(args.model, args.model_revision).to(best_device())
+        banks, queries = ([image_set_features(model, source, transform, **loading)] for source in sources)
+        names = ["{}"]
     teacher = None
     if args.teacher:
-        teacher = teacher_features(args.teacher, args.teacher_layer, sources[1], transform, **loading)
-    metrics = run_protocols(bank, queries, wanted, settings, teacher, best_device())
+        (teacher,) = teacher_features(args.teacher, [args.teacher_layer], sources[1], transform, **loading)
+    metrics = {}
+    for name, bank, asked in zip(names, banks, queries, strict=True):
+        found = run_protocols(bank, asked, wanted, settings, teacher, best_device())
+        metrics |= {name.format(metric): value for metric, value in found.items()}
     protocols = {name: protocol_of(name, settings) for name in metrics}
-    return metrics, protocols, settings, (count(bank), count(queries))
+    return metrics, protocols, settings, (count(banks[0]), count(queries[0]))
 
 
 def evaluate_segmentation(args: EvaluationArguments) -> tuple[dict, dict, SegmentationProbeSettings, tuple[int, int]]:

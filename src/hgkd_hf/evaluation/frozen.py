@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -95,22 +96,37 @@ def _student_maps(student: SparseUNetModel, images: Tensor) -> list[Tensor]:
 
 
 def teacher_features(
-    name: str, layer: int, source: ImageSource, transform: ImageTransform, batch_size: int = 128, num_workers: int = 0
-) -> Features:
-    """The pooled patch features of a ViT for a labelled split; of several processes, each gets those of its share.
+    name: str,
+    layers: Sequence[int],
+    source: ImageSource,
+    transform: ImageTransform,
+    batch_size: int = 128,
+    num_workers: int = 0,
+    revision: str | None = None,
+) -> list[Features]:
+    """The mean patch features of each of a ViT's layers for a labelled split; processes get those of their shares.
 
     Args:
         name: folder or Hub id of the ViT.
-        layer: -1 for its final output, i for block i.
+        layers: -1 for its final output, i for block i.
         source: the split.
         transform: of the student that it is compared with. Its images are resized to the multiple of the patch size
             that is nearest.
         batch_size, num_workers: of the loader.
+        revision: of the Hub id.
+
+    Raises:
+        ValueError: the checkpoint is no ViT, or has no such layer.
     """
-    patch = PatchTeacher.patch_size_of(name)
+    patch = PatchTeacher.patch_size_of(name, revision=revision)
     side = max(1, round(transform.size[0] / patch)) * patch
-    teacher = PatchTeacher.from_pretrained(name, layers=(layer,), image_size=side)
-    device = best_device()
-    see = partial(show, teacher, image_mean=transform.image_mean, image_std=transform.image_std)
+    teacher = PatchTeacher.from_pretrained(name, revision=revision, layers=layers, image_size=side)
+
+    def see(pixel_values: Tensor) -> Tensor:
+        maps = show(teacher, pixel_values, transform.image_mean, transform.image_std).feature_maps
+        return torch.cat([feature_map.mean((2, 3)) for feature_map in maps], 1)
+
     dataset = EvaluationDataset(source, transform)
-    return share_features(lambda pixels: see(pixels).pooled, dataset, batch_size, device, num_workers=num_workers)
+    found = share_features(see, dataset, batch_size, best_device(), num_workers=num_workers)
+    parts = found.features.split(teacher.hidden_sizes, 1)
+    return [replace(found, features=part.contiguous()) for part in parts]
