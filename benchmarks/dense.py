@@ -98,7 +98,8 @@ class DenseBenchmark(Benchmark):
         if seed == self.tuning_seed and not folder.is_dir():
             shutil.copytree(self._tuned(row, rate), folder)  # resumed at its end: only evaluated
         self._fine_tune(row, seed, rate, folder, self.eval_split)
-        seconds = json.loads((folder / "summary.json").read_text())["train_seconds"]
+        trained = self._tuned(row, rate) if seed == self.tuning_seed else folder
+        seconds = json.loads((trained / "summary.json").read_text())["train_seconds"]
         return {"finetuned_metric": main_metric(folder), "best_learning_rate": rate, "finetune_seconds": seconds}
 
     def _tuned(self, row: str, rate: float) -> Path:

@@ -43,7 +43,7 @@ def launched(dense, monkeypatch):
         (folder / "results.json").write_text(json.dumps({"metrics": {"linear_segmentation_miou": miou}}))
         on_validation = {3e-4: 0.30, 1e-3: 0.32, 3e-3: 0.31}.get(settings.get("learning_rate"))
         mean_iou = on_validation if settings.get("eval_split") == "validation" else 0.28
-        summary = {"steps": 200, "process_seconds": 90.0, "metrics": {"mean_iou": mean_iou}}
+        summary = {"steps": 200, "process_seconds": 90.0, "train_seconds": 70.0, "metrics": {"mean_iou": mean_iou}}
         (folder / "summary.json").write_text(json.dumps(summary))
         (folder / "recipe.yaml").write_text("{}")
 
@@ -52,14 +52,23 @@ def launched(dense, monkeypatch):
     return calls
 
 
-FLAGS = ["--dataset=data/streets", "--image_column=photo", "--teacher=t", "--class_names", "road", "sky", "--seeds=0"]
+FLAGS = [
+    "--dataset=data/streets",
+    "--image_column=photo",
+    "--teacher=t",
+    "--class_names",
+    "road",
+    "sky",
+    "--seeds",
+    "0",
+]
 
 
 def test_the_probe_with_and_without_decoder(dense, launched, tmp_path, capsys):
     assert dense.main([*FLAGS, "--rows=spark,hgkd", f"--output_dir={tmp_path}"]) == 0
     out = capsys.readouterr().out
-    assert "| spark | 40.0 | – | – | 200 | 90 | – |" in out  # its decoder ends at the pixels
-    assert "| hgkd | 40.0 | 45.0 | – | 200 | 90 | – |" in out
+    assert "| spark | 40.0 | – | – | – | 200 | 90 | – |" in out  # its decoder ends at the pixels
+    assert "| hgkd | 40.0 | 45.0 | – | – | 200 | 90 | – |" in out
     crops = {str(settings["crop_scale"]) for script, settings in launched if script == "distill.py"}
     assert crops == {str(list(dense.PRESET.crop_scale))}
     probes = [settings for script, settings in launched if script == "evaluate.py"]
@@ -67,12 +76,15 @@ def test_the_probe_with_and_without_decoder(dense, launched, tmp_path, capsys):
 
 
 def test_the_learning_rate_is_chosen_on_validation_and_measured_on_test(dense, launched, tmp_path, capsys):
-    flags = [*FLAGS, "--rows=random", "--no_probe", "--finetune=finetune_camvid", f"--output_dir={tmp_path}"]
+    flags = [*FLAGS, "1", "--rows=random", "--no_probe", "--finetune=finetune_camvid", f"--output_dir={tmp_path}"]
     assert dense.main(flags) == 0
-    assert "| random | – | – | 28.0 | – |" in capsys.readouterr().out
-    splits = [settings["eval_split"] for script, settings in launched if script == "finetune.py"]
-    assert splits == ["validation"] * 3 + ["test"]
-    assert launched[-1][1]["learning_rate"] == 1e-3
+    out = capsys.readouterr().out
+    assert "| random | – | – | 28.0 ± 0.0 | 70 ± 0 | – |" in out
+    assert "random: fine-tuned at learning rate 0.001" in out
+    runs = [settings for script, settings in launched if script == "finetune.py"]
+    assert [run["eval_split"] for run in runs] == ["validation"] * 3 + ["test"] * 2  # the second seed takes the rate
+    assert [(run["learning_rate"], run["seed"]) for run in runs[3:]] == [(1e-3, 0), (1e-3, 1)]
+    assert {run["model"] for run in runs} == {"resnet-18"}  # random weights by their own defaults
     before = len(launched)
     assert dense.main(flags) == 0
     assert len(launched) == before  # finished cells are files

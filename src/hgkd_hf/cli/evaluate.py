@@ -51,10 +51,7 @@ class EvaluationArguments(FrozenFeatures):
     shots: list[int] = setting([1, 5, 10], "Labels a class of few-label probes.", minimum=1)
     draws: int = setting(5, "How often few labels are drawn.", minimum=1)
     seed: int = setting(0, "Of the probes' splits and draws.")
-    layers: list[int] = setting(
-        [],
-        "Of a ViT, measured one by one by its patch features: which to distill (--teacher_layers of `hgkd distill`).",
-    )
+    layers: list[int] = setting([], "Of a ViT, measured one by one by its patch features: -1 or block i.")
     teacher: str | None = setting(None, "ViT to compare with by CKA, as --teacher of `hgkd distill`.")
     teacher_layer: int = setting(-1, "Of the teacher's patch features.")
     target_column: str | None = setting(None, "linear-segmentation: column of the masks.")
