@@ -160,3 +160,5 @@ def test_layers_of_a_vit_are_measured_one_by_one(evaluate_script, models, colour
         ValueError, match=r"layers of teacher .* must be -1 \(final output\) or 1 to 2 \(blocks\), not 3"
     ):
         evaluate_script.main(flags(models["vit"], colours, tmp_path, "--layers", "3"))
+    with pytest.raises(ValueError, match="linear-segmentation reads a ViT's final output: leave --layers out"):
+        evaluate_script.main(flags(models["vit"], colours, tmp_path, "--protocols=linear-segmentation", "--layers=1"))

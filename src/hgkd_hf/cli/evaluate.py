@@ -72,6 +72,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float | None]:
     if SEGMENTATION in args.protocols:
         if len(args.protocols) > 1:
             raise ValueError(f"{SEGMENTATION} needs masks, the other protocols labels: choose it alone (--protocols).")
+        if args.layers:
+            raise ValueError(f"{SEGMENTATION} reads a ViT's final output: leave --layers out.")
         measure = evaluate_segmentation
     hush()
     accelerator = join_processes()
@@ -129,18 +131,18 @@ def evaluate_images(args: EvaluationArguments) -> tuple[dict, dict, ProtocolSett
     if args.layers:
         vit = {"name": args.model, "layers": args.layers, "revision": args.model_revision}
         banks, queries = (teacher_features(**vit, source=source, transform=transform, **loading) for source in sources)
-        names = [f"{{}}_layer_{layer}" for layer in args.layers]
+        suffixes = [f"_layer_{layer}" for layer in args.layers]
     else:
         model = load_frozen_model(args.model, args.model_revision).to(best_device())
         banks, queries = ([image_set_features(model, source, transform, **loading)] for source in sources)
-        names = ["{}"]
+        suffixes = [""]
     teacher = None
     if args.teacher:
         (teacher,) = teacher_features(args.teacher, [args.teacher_layer], sources[1], transform, **loading)
     metrics = {}
-    for name, bank, asked in zip(names, banks, queries, strict=True):
+    for suffix, bank, asked in zip(suffixes, banks, queries, strict=True):
         found = run_protocols(bank, asked, wanted, settings, teacher, best_device())
-        metrics |= {name.format(metric): value for metric, value in found.items()}
+        metrics |= {metric + suffix: value for metric, value in found.items()}
     protocols = {name: protocol_of(name, settings) for name in metrics}
     return metrics, protocols, settings, (count(banks[0]), count(queries[0]))
 

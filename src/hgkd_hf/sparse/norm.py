@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from .context import recomputing
 
@@ -80,6 +80,7 @@ class _SharedStatistics(torch.autograd.Function):
         return y, mean, variance, count
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: FunctionCtx, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         """Of x, weight and bias; the last two are this process' own, which DDP averages as any others."""
         x, weight, mean, variance, count = ctx.saved_tensors
