@@ -39,7 +39,13 @@ from hgkd_hf.students.presets import student_encoder_config
 
 CALIBRATION_STEPS = (10, 30)
 # What plain feature distillation is, and was our `mask_ratio 0` before targets were standardised.
-PLAIN = {"target_norm": "layer-norm", "loss": "smooth-l1", "smooth_l1_beta": 2.0, "low_resolution_share": 0}
+PLAIN = {
+    "target_norm": "layer-norm",
+    "loss": "smooth-l1",
+    "smooth_l1_beta": 2.0,
+    "low_resolution_share": 0,
+    "decoder": "truncated",
+}
 # Rows by name: the flags of distill.py in which they differ, and what teacher they need.
 PRETRAINED: dict[str, dict[str, Any]] = {
     "spark": {"feature_weight": 0, "pixel_weight": 1, "decoder": "full"},
@@ -50,6 +56,8 @@ PRETRAINED: dict[str, dict[str, Any]] = {
     "hgkd-masked": {"mask_ratio": 0.6},
     "hgkd-visible-positions": {"mask_ratio": 0.6, "positions": "visible"},
     "hgkd-layer-norm": {"target_norm": "layer-norm"},
+    "hgkd-standardize": {"target_norm": "standardize"},
+    "hgkd-decoder": {"decoder": "truncated"},
     "hgkd-smooth-l1": {"loss": "smooth-l1"},
     "hgkd-full-resolution": {"low_resolution_share": 0},
     "rob": {

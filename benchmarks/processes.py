@@ -69,13 +69,14 @@ def build(masked: bool) -> HGKDForPreTraining:
     return HGKDForPreTraining(config).attach_teacher(teacher)
 
 
-def train(masked: bool, images: int, steps: int, output_dir: str) -> None:
+def train(masked: bool, images: int, steps: int, bf16: bool, output_dir: str) -> None:
     """One process of a training; the first prints the seconds of a step, but for the first step."""
     torch.set_num_threads(1)
     model, clock = build(masked), Clock()
     args = DistillationArguments(
         output_dir=output_dir,
         max_steps=steps,
+        bf16=bf16,
         per_device_train_batch_size=images // int(os.environ["WORLD_SIZE"]),
         save_strategy="no",
         disable_tqdm=True,
@@ -94,27 +95,28 @@ def main() -> None:
     parser.add_argument("--masked", action="store_true", help="SparK in place of H-GKD.")
     parser.add_argument("--images", type=int, default=64, help="Of a step, over all processes.")
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--bf16", action="store_true", help="Mixed precision.")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--output_dir", help=argparse.SUPPRESS)  # of the processes that this one starts
     args = parser.parse_args()
     if args.output_dir:
-        train(args.masked, args.images, args.steps, args.output_dir)
+        train(args.masked, args.images, args.steps, args.bf16, args.output_dir)
         return
     print("| processes | seconds a step | process seconds a step |\n| --- | --- | --- |")
     for count in args.processes:
-        print(row(str(count), [launch(count, args.masked, args.images, args.steps)]))
+        print(row(str(count), [launch(count, args)]))
     count = max(args.processes)
     with ThreadPoolExecutor(count) as pool:
-        apart = list(pool.map(lambda _: launch(1, args.masked, args.images // count, args.steps), range(count)))
+        apart = list(pool.map(lambda _: launch(1, args, share=count), range(count)))
     print(row(f"{count}, each for itself", apart))
 
 
-def launch(processes: int, masked: bool, images: int, steps: int) -> dict[str, float]:
-    """A training on `processes`, and what its first one printed."""
+def launch(processes: int, args: argparse.Namespace, share: int = 1) -> dict[str, float]:
+    """A training of `processes` on one part in `share` of the images, and what its first process printed."""
     with tempfile.TemporaryDirectory() as folder:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        flags = [f"--images={images}", f"--steps={steps}", f"--output_dir={folder}"]
-        flags += ["--masked"] if masked else []
+        flags = [f"--images={args.images // share}", f"--steps={args.steps}", f"--output_dir={folder}"]
+        flags += [f"--{name}" for name in ("masked", "bf16") if getattr(args, name)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         output = subprocess.run([*launcher, __file__, *flags], env=environment, check=True, stdout=subprocess.PIPE)
     return json.loads(output.stdout.splitlines()[-1])

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .choices import FeatureLoss, TargetNormKind
 from .positions import mean_of_chosen
+from .whitening import Whitening
 
 
 class TargetNorm(nn.Module):
@@ -19,6 +20,8 @@ class TargetNorm(nn.Module):
     the generic stage of G2SD, arXiv:2302.14771):
 
     - `"layer-norm"`: L. A few channels of large spread, as most ViTs have, keep most of the loss.
+    - `"whiten"`: the channels of L without what they share with each other, see `Whitening`: all directions count
+      alike, where a few that many channels share keep most of the loss otherwise.
     - `"standardize"`: each channel of L minus its mean over its standard deviation, over batch and positions, so that
       all channels count alike (compare PHI-S, arXiv:2410.01680). In training the batch's statistics are used, shared
       among processes like any BatchNorm's; in eval mode the running ones, which are buffers of the checkpoint.
@@ -28,6 +31,8 @@ class TargetNorm(nn.Module):
     def __init__(self, kind: TargetNormKind, channels: int):
         super().__init__()
         self.kind = kind
+        if kind == "whiten":
+            self.statistics = Whitening(channels)
         if kind == "standardize":
             self.statistics = nn.BatchNorm2d(channels, affine=False, momentum=0.02)
 
@@ -42,12 +47,16 @@ class TargetNorm(nn.Module):
         target = F.layer_norm(target.permute(0, 2, 3, 1), target.shape[1:2], eps=1e-6).permute(0, 3, 1, 2)
         if self.kind == "layer-norm":
             return target
-        if bool_positions is None:
-            return self.statistics(target)
         rows = target.permute(0, 2, 3, 1)
+        if bool_positions is None:
+            return self._normalised(rows.flatten(0, 2)).view(rows.shape).permute(0, 3, 1, 2)
         normalised = torch.zeros_like(rows)
-        normalised[bool_positions] = self.statistics(rows[bool_positions][..., None, None])[..., 0, 0]
+        normalised[bool_positions] = self._normalised(rows[bool_positions])
         return normalised.permute(0, 3, 1, 2)
+
+    def _normalised(self, rows: Tensor) -> Tensor:
+        """(N, D) to the same shape."""
+        return self.statistics(rows) if self.kind == "whiten" else self.statistics(rows[..., None, None])[..., 0, 0]
 
 
 def feature_regression_loss(

@@ -46,9 +46,9 @@ class SparseUNetDistiller(Distiller):
         return self.student.encoder
 
     @property
-    def extended_student(self) -> PreTrainedModel:
-        """Encoder and decoder."""
-        return self.student
+    def extended_student(self) -> PreTrainedModel | None:
+        """Encoder and decoder, where there is one."""
+        return self.student if self.student.decoder is not None else None
 
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """The student's feature vectors (B, C) of images (B, 3, H, W), for evaluation."""

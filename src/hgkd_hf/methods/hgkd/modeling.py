@@ -119,7 +119,8 @@ class HGKDForPreTraining(SparseUNetDistiller):
 
     def __init__(self, config: HGKDConfig):
         super().__init__(config)
-        self.student = SparseUNetModel(config.student_config)
+        decodes = config.decoder != "none"
+        self.student = SparseUNetModel(config.student_config, add_decoder=decodes)
         width = config.student_config.decoder_widths[config.student_config.decoder_stride]
         if config.feature_weight:
             if not config.teacher_hidden_sizes:
@@ -130,8 +131,10 @@ class HGKDForPreTraining(SparseUNetDistiller):
             # Pixels of a token over pixels of a decoder position: 1 for the truncated decoder.
             kernel = config.student_config.cell_size * config.cell_grid[0] // config.teacher_grid[0]
             kernel //= config.student_config.decoder_stride
+            deepest = [scale.channels for scale in self.student.scales[-2:]]
             self.feature_heads = nn.ModuleList(
-                nn.Conv2d(width, size, kernel, stride=kernel) for size in config.teacher_hidden_sizes
+                nn.Conv2d(width, size, kernel, stride=kernel) if decodes else TwoScaleHead(deepest, size)
+                for size in config.teacher_hidden_sizes
             )
             self.target_norms = nn.ModuleList(
                 TargetNorm(config.target_norm, size) for size in config.teacher_hidden_sizes
@@ -195,7 +198,9 @@ class HGKDForPreTraining(SparseUNetDistiller):
             visible = num_visible_cells(config.cell_grid, config.mask_ratio)
             if mask.device.type == "cpu" and set((~mask).sum((1, 2)).tolist()) != {visible}:
                 visible = None  # a mask of the caller's own
-        decoded = self.student(seen, mask, visible_per_image=visible).last_hidden_state
+        decodes = config.decoder != "none"
+        output = self.student(seen, mask, output_hidden_states=not decodes, visible_per_image=visible)
+        decoded = output.last_hidden_state if decodes else output.feature_maps[-2:]
 
         loss, terms = 0.0, {}
         if targets is not None:
@@ -231,6 +236,23 @@ class HGKDForPreTraining(SparseUNetDistiller):
             height, width = config.low_resolution
             facts["resolution"] = f"{height}x{width} px in the first {config.low_resolution_share:.0%} of the steps"
         return facts
+
+
+class TwoScaleHead(nn.Module):
+    """What two maps say of a third: the sum of a 1x1 convolution of each, at the finer one's resolution.
+
+    Nothing lies between the encoder's features and the teacher's but a linear map: what the encoder learns is in its
+    own features, which are all that leaves with the student.
+    """
+
+    def __init__(self, channels: Sequence[int], out_channels: int):
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Conv2d(size, out_channels, 1) for size in channels)
+
+    def forward(self, feature_maps: Sequence[Tensor]) -> Tensor:
+        """Maps (B, C_i, H_i, W_i), the finest first, to (B, out, H_0, W_0)."""
+        finest = feature_maps[0].shape[-2:]
+        return sum(_resized(layer(x), finest) for layer, x in zip(self.projections, feature_maps))
 
 
 def _resized(feature_map: Tensor, grid: torch.Size) -> Tensor:

@@ -26,12 +26,18 @@ class HGKDSettings(MethodSettings):
     mask_ratio: float | None = setting(
         None, "Share of the cells that are hidden; default: 0, with the pixel term 0.6.", minimum=0, below=1
     )
-    decoder: Literal["truncated", "full"] = setting("truncated", "Ends at the teacher's grid, or at the pixels.")
+    decoder: Literal["none", "truncated", "full"] | None = setting(
+        None,
+        "None: the encoder's two deepest maps predict; truncated: ends at the teacher's grid; full: at the pixels. "
+        "Default: none, with a mask truncated.",
+        before="truncated",
+    )
     loss: FeatureLoss = setting("cosine+smooth-l1", "Distance of predicted and normalised target features.")
     smooth_l1_beta: float = setting(1.0, "Where smooth-l1 turns linear.", above=0)
     target_norm: TargetNormKind = setting(
-        "standardize",
-        "Of the teacher's features: each channel, each position (layer-norm), or none.",
+        "whiten",
+        "Of the teacher's features: each channel without what it shares with others (whiten) or by itself "
+        "(standardize), each position (layer-norm), or none.",
         before="layer-norm",
     )
     positions: Literal["all", "masked", "visible"] = setting(
@@ -61,11 +67,13 @@ class HGKDSettings(MethodSettings):
         return self.feature_weight > 0
 
     def settle(self) -> None:
-        """Pixels are predicted where they are hidden; a mask needs the full size from the start."""
+        """Pixels are predicted where they are hidden; a mask needs a decoder, and the full size from the start."""
         if self.mask_ratio is None:
             self.mask_ratio = 0.6 if self.pixel_weight else 0.0
         if self.low_resolution_share is None:
             self.low_resolution_share = 0.0 if self.mask_ratio or self.pixel_weight else 0.5
+        if self.decoder is None:
+            self.decoder = "truncated" if self.mask_ratio or self.pixel_weight else "none"
 
     def check(self) -> None:
         """Also refuse terms that cannot be computed."""
@@ -76,6 +84,11 @@ class HGKDSettings(MethodSettings):
             )
         if self.pixel_weight and self.decoder != "full":
             raise ValueError(f"pixel_weight {self.pixel_weight} needs the whole decoder: set decoder to 'full'.")
+        if self.decoder == "none" and self.mask_ratio:
+            raise ValueError(
+                f"decoder 'none' cannot infer what mask_ratio {self.mask_ratio} hides: set decoder to 'truncated', or "
+                "mask_ratio to 0."
+            )
         if self.teacher_input == "visible" and self.positions != "visible":
             raise ValueError(
                 f"teacher_input 'visible' says nothing of hidden positions, but positions is {self.positions!r}: "

@@ -1,0 +1,70 @@
+"""Whiten a teacher's features: every direction of its channels counts alike."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+CALIBRATION_BATCHES = 128
+SHRINKAGE = 0.3  # share of the mean eigenvalue; by measurement, docs/results.md
+
+
+class Whitening(nn.Module):
+    """Rows x (N, D) to W (x - m): m their mean, W = s (C + a I)^(-1/2) with C their covariance (ZCA).
+
+    a is `SHRINKAGE` times C's mean eigenvalue, so that directions of hardly any variance, which are noise, are not
+    blown up; s makes the mean variance 1. Source: statistics-matching of several teachers compares it with others in
+    PHI-S (arXiv:2410.01680, section 3).
+
+    m and C are those of the first `CALIBRATION_BATCHES` batches of the training, of all processes; W follows
+    after 1, 2, 4, 8, ... of them and is fixed then. They are buffers of the checkpoint. In eval mode nothing changes.
+    """
+
+    mean: Tensor
+    second_moment: Tensor
+    matrix: Tensor
+    num_batches: Tensor
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("second_moment", torch.zeros(channels, channels))
+        self.register_buffer("matrix", torch.eye(channels))
+        self.register_buffer("num_batches", torch.tensor(0))
+        self._batches: int | None = None  # num_batches, which lies on the accelerator: asked for once
+        self.register_load_state_dict_post_hook(lambda module, keys: setattr(module, "_batches", None))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """(N, D) float32 to the same shape."""
+        with torch.autocast(rows.device.type, enabled=False):
+            if self.training:
+                self._calibrate(rows)
+            return (rows - self.mean) @ self.matrix
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def _calibrate(self, rows: Tensor) -> None:
+        if self._batches is None:
+            self._batches = int(self.num_batches)
+        if self._batches >= CALIBRATION_BATCHES:
+            return
+        self._batches += 1
+        self.num_batches += 1
+        sums = torch.cat([rows.mT @ rows, rows.sum(0)[None], torch.full_like(rows[:1], len(rows))])
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(sums)
+        means = sums[:-1] / sums[-1]
+        self.second_moment.lerp_(means[:-1], 1 / self._batches)
+        self.mean.lerp_(means[-1], 1 / self._batches)
+        if self._batches & (self._batches - 1) == 0:
+            self.matrix.copy_(whitening_matrix(self.second_moment - torch.outer(self.mean, self.mean)))
+
+
+def whitening_matrix(covariance: Tensor) -> Tensor:
+    """W (D, D) of a covariance (D, D), see `Whitening`; computed in float64 on the CPU."""
+    variances, directions = torch.linalg.eigh(covariance.double().cpu())
+    variances = variances.clamp(min=0)
+    scales = (variances + SHRINKAGE * variances.mean() + torch.finfo(torch.float32).eps).rsqrt()
+    size = (variances * scales**2).mean().sqrt().clamp(min=torch.finfo(torch.float32).eps)
+    return (directions * (scales / size) @ directions.mT).to(covariance)
