@@ -91,7 +91,7 @@ def test_configs_of_before_target_norm_load_as_they_were(hgkd, tmp_path):
     hgkd.config.save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     saved = json.loads(file.read_text())
-    assert saved.pop("target_norm") == "standardize"
+    assert saved.pop("target_norm") == "whiten"
     file.write_text(json.dumps(saved))
     assert HGKDConfig.from_pretrained(tmp_path).target_norm == "layer-norm"
 
@@ -299,7 +299,7 @@ def test_aligned_teacher_image_size(patch, image, expected):
         ({"unmasked_share": 0.3, "mask_ratio": 0.6, "positions": "masked"}, "leaves steps without a hidden position"),
         ({"low_resolution_share": 0.5, "mask_ratio": 0.6}, "low_resolution_share 0.5 changes the grid"),
         ({"low_resolution_share": 1.0}, "low_resolution_share is 1.0, but it must be at least 0 and below 1"),
-        ({"target_norm": "batch"}, "target_norm is 'batch': choose one of standardize, layer-norm, none"),
+        ({"target_norm": "batch"}, "target_norm is 'batch': choose one of whiten, standardize, layer-norm, none"),
         ({"loss": "l3"}, "loss is 'l3': choose one of cosine\\+smooth-l1, smooth-l1, mse, cosine"),
         ({"positions": "some"}, "positions is 'some'"),
         ({"decoder": "half"}, "decoder is 'half'"),

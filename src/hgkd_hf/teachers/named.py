@@ -23,7 +23,6 @@ class NamedTeacher:
         license: as its page names it.
         layers: what to read, as `teacher_layers`: -1 is the final output, i the output of block i, a CNN's i-th map.
         dtype: as `teacher_dtype`.
-        target_norm: how H-GKD normalises its features.
         measured: what we measured of its students.
         note: what else to know.
     """
@@ -35,18 +34,13 @@ class NamedTeacher:
     license: str
     layers: tuple[int, ...] = (-1,)
     dtype: str = "float32"
-    target_norm: str = "standardize"
     measured: str = "not measured"
     note: str = ""
 
     @property
     def settings(self) -> dict[str, object]:
         """The defaults of a command's settings that go with it, beside the commit."""
-        return {
-            "teacher_layers": list(self.layers),
-            "teacher_dtype": self.dtype,
-            "target_norm": self.target_norm,
-        }
+        return {"teacher_layers": list(self.layers), "teacher_dtype": self.dtype}
 
 
 DINOV3 = {"license": "dinov3-license", "note": "gated: accept its terms on its page, then `hf auth login`"}

@@ -10,7 +10,7 @@ from functools import lru_cache
 from numbers import Real
 from operator import ge, gt, le, lt
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin
 
 _LIMITS = {
     "minimum": (ge, "at least"),
@@ -127,7 +127,7 @@ class LabelledSettings(MethodSettings):
 
 def choices_of(hint: Any) -> tuple[Any, ...]:
     """The values of a `Literal`, alone or optional; none for other types."""
-    parts = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return next((get_args(part) for part in parts if get_origin(part) is Literal), ())
 
 
