@@ -96,6 +96,49 @@ def test_configs_of_before_target_norm_load_as_they_were(hgkd, tmp_path):
     assert HGKDConfig.from_pretrained(tmp_path).target_norm == "layer-norm"
 
 
+def test_without_a_decoder_two_linear_maps_of_the_encoder_predict(teacher, student_config):
+    """The default where nothing is hidden: 1x1 convolutions of the two deepest maps, summed at the finer's size."""
+    config = HGKDConfig.for_teacher(teacher, student_config, image_size=64, low_resolution_share=0)
+    model = HGKDForPreTraining(config).attach_teacher(teacher)
+    assert (config.decoder, model.student.decoder, model.extended_student) == ("none", None, None)
+    pixel_values, _ = batch()
+    states = model.encoder(pixel_values, output_hidden_states=True).hidden_states
+    fine, deep = (states[scale.index] for scale in model.student.scales[-2:])
+    assert fine.shape[-1] == 2 * deep.shape[-1]
+    for head, prediction in zip(model.feature_heads, model(pixel_values).feature_predictions):
+        of_fine, of_deep = (
+            torch.einsum("oi,bihw->bohw", layer.weight[..., 0, 0], x) + layer.bias.view(-1, 1, 1)
+            for layer, x in zip(head.projections, (fine, deep))
+        )
+        wanted = of_fine + torch.nn.functional.interpolate(of_deep, scale_factor=2, mode="bilinear")
+        wanted = wanted if wanted.shape[-1] == 8 else torch.nn.functional.interpolate(wanted, (8, 8), mode="bilinear")
+        torch.testing.assert_close(prediction, wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "decoder"),
+    [
+        ({}, "none"),
+        ({"decoder": "truncated"}, "truncated"),
+        ({"mask_ratio": 0.6}, "truncated"),
+        ({"mask_ratio": 0.6, "decoder": "full"}, "full"),
+    ],
+)
+def test_a_mask_needs_a_decoder(teacher, student_config, fields, decoder):
+    model = HGKDForPreTraining(HGKDConfig.for_teacher(teacher, student_config, image_size=64, **fields))
+    assert model.config.decoder == decoder
+    assert (model.student.decoder is None) == (decoder == "none")
+
+
+def test_configs_of_before_there_was_a_choice_keep_their_decoder(teacher, student_config, tmp_path):
+    HGKDConfig.for_teacher(teacher, student_config, image_size=64, decoder="truncated").save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    saved = json.loads(file.read_text())
+    del saved["decoder"]
+    file.write_text(json.dumps(saved))
+    assert HGKDConfig.from_pretrained(tmp_path).decoder == "truncated"
+
+
 def test_low_resolution_first(teacher, student_config, monkeypatch):
     """Of 4x4 cells 3x3, in training and before the share is done; the teacher sees its own size all the time."""
     settings = {"image_size": 64, "mask_ratio": 0.0, "low_resolution_share": 0.6}
@@ -303,6 +346,8 @@ def test_aligned_teacher_image_size(patch, image, expected):
         ({"loss": "l3"}, "loss is 'l3': choose one of cosine\\+smooth-l1, smooth-l1, mse, cosine"),
         ({"positions": "some"}, "positions is 'some'"),
         ({"decoder": "half"}, "decoder is 'half'"),
+        ({"decoder": "none", "mask_ratio": 0.6}, "decoder 'none' cannot infer what mask_ratio 0.6 hides"),
+        ({"decoder": "none", "pixel_weight": 1.0}, "pixel_weight 1.0 needs the whole decoder"),
         ({"pixel_weight": 1.0}, "pixel_weight 1.0 needs the whole decoder: set decoder to 'full'"),
         ({"feature_weight": 0}, "one must be above 0"),
         ({"image_size": 96}, "8x8 tokens do not divide the 6x6 mask cells .* change teacher_image_size"),

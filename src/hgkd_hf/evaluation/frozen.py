@@ -91,7 +91,8 @@ def load_maps(
 def _student_maps(student: SparseUNetModel, images: Tensor) -> list[Tensor]:
     outputs = student(images, output_hidden_states=True)
     scales = zip((scale.stride for scale in student.scales), outputs.feature_maps)
-    maps = [*scales, (student.config.decoder_stride, outputs.last_hidden_state)]
+    decoded = () if student.decoder is None else ((student.config.decoder_stride, outputs.last_hidden_state),)
+    maps = [*scales, *decoded]
     return [map_ for stride, map_ in sorted(maps, key=lambda found: found[0]) if stride >= FINEST_STRIDE]
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, PreTrainedModel
 from transformers import initialization as init
 
 from ...sparse.masking import cell_grid, random_cell_mask
@@ -28,7 +28,7 @@ class SparseUNetDistillerConfig(DistillerConfig):
 
 
 class SparseUNetDistiller(Distiller):
-    """A sparse CNN with its decoder as student, of which the stock CNN leaves."""
+    """A sparse CNN as student, with a decoder or without, of which the stock CNN leaves."""
 
     config: SparseUNetDistillerConfig
     supports_gradient_checkpointing = True
@@ -47,8 +47,9 @@ class SparseUNetDistiller(Distiller):
 
     @property
     def extended_student(self) -> PreTrainedModel | None:
-        """Encoder and decoder, where there is one."""
-        return self.student if self.student.decoder is not None else None
+        """Encoder and decoder; None where there is no decoder, and the encoder's stock model is all there is."""
+        stock = type(self.encoder.config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+        return None if stock and self.student.decoder is None else self.student
 
     def image_features(self, pixel_values: Tensor) -> Tensor:
         """The student's feature vectors (B, C) of images (B, 3, H, W), for evaluation."""
@@ -64,10 +65,10 @@ class SparseUNetDistiller(Distiller):
         return torch.stack(masks).to(pixel_values.device)
 
     def describe_student(self) -> str:
-        """One line on encoder and decoder."""
+        """One line on encoder and what is trained beside it."""
         weights = self.encoder.num_parameters()
         others = self.num_parameters(only_trainable=True) - weights
         return (
             f"{type(self.encoder).__name__}, {weights / 1e6:.1f} M parameters, stride {self.student.total_stride}; "
-            f"decoder and heads {others / 1e6:.2g} M"
+            f"{'heads' if self.student.decoder is None else 'decoder and heads'} {others / 1e6:.2g} M"
         )

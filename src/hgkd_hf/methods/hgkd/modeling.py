@@ -45,6 +45,7 @@ class HGKDConfig(HGKDSettings, SparseUNetDistillerConfig):
         super().__post_init__(**kwargs)
         num_visible_cells(self.cell_grid, self.mask_ratio)  # refuses a ratio that leaves none
         self.student_config.use_mask_token = self.mask_ratio > 0
+        self.student_config.use_decoder = self.decoder != "none"
         if not self.feature_weight:
             self.teacher_layers, self.teacher_hidden_sizes, self.teacher_grid = (), (), None
         self._set_decoder_stride()
@@ -119,8 +120,7 @@ class HGKDForPreTraining(SparseUNetDistiller):
 
     def __init__(self, config: HGKDConfig):
         super().__init__(config)
-        decodes = config.decoder != "none"
-        self.student = SparseUNetModel(config.student_config, add_decoder=decodes)
+        self.student = SparseUNetModel(config.student_config)
         width = config.student_config.decoder_widths[config.student_config.decoder_stride]
         if config.feature_weight:
             if not config.teacher_hidden_sizes:
@@ -133,7 +133,9 @@ class HGKDForPreTraining(SparseUNetDistiller):
             kernel //= config.student_config.decoder_stride
             deepest = [scale.channels for scale in self.student.scales[-2:]]
             self.feature_heads = nn.ModuleList(
-                nn.Conv2d(width, size, kernel, stride=kernel) if decodes else TwoScaleHead(deepest, size)
+                nn.Conv2d(width, size, kernel, stride=kernel)
+                if self.student.decoder is not None
+                else TwoScaleHead(deepest, size)
                 for size in config.teacher_hidden_sizes
             )
             self.target_norms = nn.ModuleList(
@@ -198,7 +200,7 @@ class HGKDForPreTraining(SparseUNetDistiller):
             visible = num_visible_cells(config.cell_grid, config.mask_ratio)
             if mask.device.type == "cpu" and set((~mask).sum((1, 2)).tolist()) != {visible}:
                 visible = None  # a mask of the caller's own
-        decodes = config.decoder != "none"
+        decodes = self.student.decoder is not None
         output = self.student(seen, mask, output_hidden_states=not decodes, visible_per_image=visible)
         decoded = output.last_hidden_state if decodes else output.feature_maps[-2:]
 

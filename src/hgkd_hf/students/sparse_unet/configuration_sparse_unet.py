@@ -20,6 +20,7 @@ class SparseUNetConfig(BackboneConfigMixin, PreTrainedConfig):
         decoder_width: channels of the decoder at the encoder's deepest scale, halved at each finer one (SparK: 768).
         decoder_stride: pixels per position of the decoder's output, the encoder's total stride divided by a power of
             two: 16 stops at a patch-16 teacher's grid, 1 goes up to the image (SparK). Default: half the total stride.
+        use_decoder: whether there is a decoder; without, `SparseUNetModel` gives the encoder's maps alone.
         use_mask_token: whether there are learned tokens for hidden positions; without, every image is seen whole.
         initializer_range: standard deviation of the mask tokens' and projections' truncated normal (SparK: 0.02).
         semantic_loss_ignore_index: label of pixels that `SparseUNetForSemanticSegmentation` does not learn from.
@@ -37,6 +38,7 @@ class SparseUNetConfig(BackboneConfigMixin, PreTrainedConfig):
     cell_size: int | None = None
     decoder_width: int = 768
     decoder_stride: int | None = None
+    use_decoder: bool = True
     use_mask_token: bool = True
     initializer_range: float = 0.02
     semantic_loss_ignore_index: int = 255

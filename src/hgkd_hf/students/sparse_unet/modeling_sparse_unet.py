@@ -172,7 +172,7 @@ class SparseUNetModel(SparseUNetPreTrainedModel):
 
     Args:
         config: its configuration.
-        add_decoder: False leaves the decoder out, for tasks that use the encoder only.
+        add_decoder: False leaves the decoder out that the configuration has, for tasks that use the encoder only.
 
     Attributes:
         sparse_backend: `"cells"`, `"masked"`, `"spconv"` or `"triton"`, what masked forwards compute with (see
@@ -191,7 +191,8 @@ class SparseUNetModel(SparseUNetPreTrainedModel):
         self.total_stride = self.scales[-1].stride
         self.encoder = checkpoint_blocks(build_encoder(config))
         batch_norm = any(isinstance(module, nn.BatchNorm2d) for module in self.encoder.modules())
-        self.decoder = SparseUNetDecoder(config, self.scales, batch_norm) if add_decoder else None
+        decodes = add_decoder and config.use_decoder
+        self.decoder = SparseUNetDecoder(config, self.scales, batch_norm) if decodes else None
         self.post_init()
 
     @classmethod
@@ -336,6 +337,7 @@ class SparseUNetForSemanticSegmentation(SparseUNetPreTrainedModel):
     def __init__(self, config: SparseUNetConfig):
         config = copy.deepcopy(config)
         config.use_mask_token = False  # whole images hide nothing; parameters without gradient would stop DDP
+        config.use_decoder = True
         super().__init__(config)
         self.sparse_unet = SparseUNetModel(config)
         self.classifier = nn.Conv2d(config.decoder_widths[config.decoder_stride], config.num_labels, 1)
@@ -352,10 +354,18 @@ class SparseUNetForSemanticSegmentation(SparseUNetPreTrainedModel):
             decoder_stride: pixels per position of the classifier's input. Blocks that the student's decoder lacks on
                 the way there are fresh, those that it has beyond are left out.
             config_kwargs: further fields of the config, such as `id2label` and `label2id`.
+
+        Raises:
+            ValueError: the student has no decoder.
         """
         student = SparseUNetModel.from_pretrained(
             name_or_path, revision=revision, use_safetensors=True, dtype=torch.float32
         )
+        if student.decoder is None:
+            raise ValueError(
+                f"{name_or_path!r} has no decoder to keep: pre-train it with --decoder truncated, or give the folder "
+                "above it, the student alone (--model)."
+            )
         settings = student.config.to_dict() | {"decoder_stride": decoder_stride, "architectures": None}
         model = cls(SparseUNetConfig(**(settings | config_kwargs)))
         model.sparse_unet.encoder.load_state_dict(student.encoder.state_dict())
