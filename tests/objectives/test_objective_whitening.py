@@ -1,5 +1,6 @@
 """Whitened targets: by hand, their covariance, when statistics are fixed, their checkpoint, and many processes."""
 
+import math
 from datetime import timedelta
 
 import numpy as np
@@ -22,40 +23,44 @@ def correlated(count, seed=0):
 
 
 def test_by_hand():
-    """Variances 3.7 and 0.7 along the axes: with 0.3 of their mean, 0.66, they are 4.36 and 1.36."""
-    matrix = whitening_matrix(torch.tensor([[3.7, 0.0], [0.0, 0.7]]))
-    wanted = np.array([4.36, 1.36]) ** -0.5
-    wanted /= np.sqrt((3.7 / 4.36 + 0.7 / 1.36) / 2)
-    torch.testing.assert_close(matrix, torch.diag(torch.tensor(wanted, dtype=torch.float32)), atol=1e-6, rtol=0)
+    """Two channels of deviations 2 and 3, correlated by 0.5: along (1, 1) and (1, -1) variances are 1.5 and 0.5."""
+    matrix = whitening_matrix(torch.tensor([[4.0, 3.0], [3.0, 9.0]]))
+    along, across = (1.5 + SHRINKAGE) ** -0.5, (0.5 + SHRINKAGE) ** -0.5
+    size = math.sqrt((1.5 * along**2 + 0.5 * across**2) / 2)
+    same, other = (along + across) / 2 / size, (along - across) / 2 / size
+    wanted = torch.tensor([[same / 2, other / 2], [other / 3, same / 3]])
+    torch.testing.assert_close(matrix, wanted, atol=1e-6, rtol=0)
 
 
 def test_statistics_are_those_of_all_batches_so_far():
-    """After two batches, as after one of both: numpy's covariance in the formula."""
+    """After two batches, as after one of both: numpy's correlation in the formula."""
     rows = correlated(400)
     norm = Whitening(6)
     norm(rows[:200])
     whitened = norm(rows[200:])
-    values, directions = np.linalg.eigh(np.cov(rows.numpy().T.astype(float), bias=True))
-    scales = (values + SHRINKAGE * values.mean()) ** -0.5
+    values, directions = np.linalg.eigh(np.corrcoef(rows.numpy().T.astype(float)))
+    scales = (values + SHRINKAGE) ** -0.5
     matrix = directions * scales @ directions.T / np.sqrt((values * scales**2).mean())
-    wanted = (rows[200:].numpy() - rows.numpy().mean(0)) @ matrix
+    wanted = (rows[200:].numpy() - rows.numpy().mean(0)) / rows.numpy().std(0) @ matrix
     np.testing.assert_allclose(whitened.numpy(), wanted, atol=2e-4)
 
 
 def test_no_direction_rules():
-    """A direction of 100 times the variance of each of 30 others gets less than 5 times theirs; the mean stays 1."""
-    rows = torch.randn(5000, 31, generator=torch.Generator().manual_seed(0))
-    rows[:, 0] *= 10
-    variances = Whitening(31)(rows).var(0)
-    assert variances.mean() == pytest.approx(1, abs=1e-2)
-    assert 1 < variances[0] / variances[1:].mean() < 5
+    """What 60 channels share has 50 times the variance of a direction of one alone; whitened, less than 10 times."""
+    generator = torch.Generator().manual_seed(0)
+    own, shared = torch.randn(20_000, 60, generator=generator), torch.randn(20_000, 1, generator=generator)
+    rows = own + shared * 0.9
+    before = torch.linalg.eigvalsh(torch.corrcoef(rows.T))
+    after = torch.linalg.eigvalsh(torch.cov(Whitening(60)(rows).T))
+    assert after.mean() == pytest.approx(1, abs=1e-2)
+    assert before[-1] / before[:-1].mean() > 45
+    assert 1 < after[-1] / after[:-1].mean() < 10
 
 
-def test_a_rotation_of_the_channels_rotates_the_targets():
-    """ZCA knows no preferred axes, so that cosine and squared error are those of any other orthogonal basis."""
+def test_the_scale_of_channels_does_not_matter():
     rows = correlated(300)
-    rotation, _ = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(1)))
-    torch.testing.assert_close(Whitening(6)(rows @ rotation), Whitening(6)(rows) @ rotation, atol=1e-3, rtol=1e-3)
+    scaled = rows * torch.tensor([1e-2, 0.1, 1, 3, 10, 100]) + 5
+    torch.testing.assert_close(Whitening(6)(scaled), Whitening(6)(rows), atol=2e-3, rtol=1e-3)
 
 
 def test_calibration_ends_and_eval_mode_changes_nothing():

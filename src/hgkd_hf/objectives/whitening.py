@@ -1,4 +1,4 @@
-"""Whiten a teacher's features: every direction of its channels counts alike."""
+"""Whiten a teacher's features, so far that no direction of its channels decides what is learned."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 CALIBRATION_BATCHES = 128
-SHRINKAGE = 0.3  # share of the mean eigenvalue; by measurement, docs/results.md
+SHRINKAGE = 4.0  # of correlations, whose mean eigenvalue is 1; by measurement, docs/results.md
+SMALLEST_VARIANCE = 1e-6
 
 
 class Whitening(nn.Module):
-    """Rows x (N, D) to W (x - m): m their mean, W = s (C + a I)^(-1/2) with C their covariance (ZCA).
+    """Rows x (N, D), each channel standardised to z, to W z = s (R + a I)^(-1/2) z with R the correlation of channels.
 
-    a is `SHRINKAGE` times C's mean eigenvalue, so that directions of hardly any variance, which are noise, are not
-    blown up; s makes the mean variance 1. Source: statistics-matching of several teachers compares it with others in
-    PHI-S (arXiv:2410.01680, section 3).
+    Variances of the directions of z (R's eigenvalues, 1 on the mean) become about alike above a = `SHRINKAGE` and stay
+    in proportion below; s makes their mean 1. With a large a z remains as it is. Source: ZCA-cor whitening; PHI-S
+    (arXiv:2410.01680, section 3) compares ways of normalising the features of teachers.
 
-    m and C are those of the first `CALIBRATION_BATCHES` batches of the training, of all processes; W follows
-    after 1, 2, 4, 8, ... of them and is fixed then. They are buffers of the checkpoint. In eval mode nothing changes.
+    Mean and correlation are those of the first `CALIBRATION_BATCHES` batches of the training, of all processes; W
+    follows after 1, 2, 4, 8, ... of them and is fixed then. They are buffers of the checkpoint. In eval mode nothing
+    changes.
     """
 
     mean: Tensor
@@ -62,9 +64,11 @@ class Whitening(nn.Module):
 
 
 def whitening_matrix(covariance: Tensor) -> Tensor:
-    """W (D, D) of a covariance (D, D), see `Whitening`; computed in float64 on the CPU."""
-    variances, directions = torch.linalg.eigh(covariance.double().cpu())
+    """M (D, D) of a covariance (D, D) with x M the whitened row x of mean 0; computed in float64 on the CPU."""
+    exact = covariance.double().cpu()
+    deviations = exact.diagonal().clamp(min=SMALLEST_VARIANCE).sqrt()
+    variances, directions = torch.linalg.eigh(exact / torch.outer(deviations, deviations))
     variances = variances.clamp(min=0)
-    scales = (variances + SHRINKAGE * variances.mean() + torch.finfo(torch.float32).eps).rsqrt()
-    size = (variances * scales**2).mean().sqrt().clamp(min=torch.finfo(torch.float32).eps)
-    return (directions * (scales / size) @ directions.mT).to(covariance)
+    scales = (variances + SHRINKAGE).rsqrt()
+    size = (variances * scales**2).mean().clamp(min=SMALLEST_VARIANCE).sqrt()
+    return (directions * (scales / size) @ directions.mT / deviations[:, None]).to(covariance)
