@@ -1,7 +1,7 @@
 """Fine-tune a student, or any CNN of the Hub, for classification, segmentation or detection.
 
     hgkd finetune --model runs/mine/student --dataset uoft-cs/cifar10 --eval_split test --output_dir runs/mine-cifar10
-    hgkd finetune --task semantic-segmentation --model runs/mine/student/sparse_unet --dataset path/to/scenes
+    hgkd finetune --task semantic-segmentation --model runs/mine/student --dataset path/to/scenes
     accelerate launch -m hgkd_hf.cli.finetune --recipe finetune_cifar10 --dataset uoft-cs/cifar10
 
 `task` decides which settings there are: `--task object-detection --help` lists those of detection. Every key of a

@@ -20,8 +20,8 @@ class TargetNorm(nn.Module):
     the generic stage of G2SD, arXiv:2302.14771):
 
     - `"layer-norm"`: L. A few channels of large spread, as most ViTs have, keep most of the loss.
-    - `"whiten"`: the channels of L without what they share with each other, see `Whitening`: all directions count
-      alike, where a few that many channels share keep most of the loss otherwise.
+    - `"whiten"`: the standardised channels of L with the directions damped that many of them share, and which keep
+      most of the loss otherwise; see `Whitening`.
     - `"standardize"`: each channel of L minus its mean over its standard deviation, over batch and positions, so that
       all channels count alike (compare PHI-S, arXiv:2410.01680). In training the batch's statistics are used, shared
       among processes like any BatchNorm's; in eval mode the running ones, which are buffers of the checkpoint.
