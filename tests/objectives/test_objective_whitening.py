@@ -91,6 +91,17 @@ def test_no_variance_gives_zeros(rows):
     assert Whitening(6)(rows).abs().max() < 1e-3
 
 
+def test_features_that_are_not_finite_give_no_error_of_linear_algebra():
+    """The loss is not finite then, and the trainer skips the step and restores the buffers."""
+    norm = Whitening(6)
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    assert norm(torch.full((4, 6), torch.inf)).isnan().all()
+    for name, value in before.items():
+        getattr(norm, name).copy_(value)
+    fresh = Whitening(6)
+    torch.testing.assert_close(norm(correlated(50)), fresh(correlated(50)), atol=0, rtol=0)
+
+
 def test_mixed_precision_does_not_reach_it():
     rows = correlated(100)
     with torch.autocast("cpu", torch.bfloat16):

@@ -34,38 +34,42 @@ class Whitening(nn.Module):
         self.register_buffer("second_moment", torch.zeros(channels, channels))
         self.register_buffer("matrix", torch.eye(channels))
         self.register_buffer("num_batches", torch.tensor(0))
-        self._batches: int | None = None  # num_batches, which lies on the accelerator: asked for once
-        self.register_load_state_dict_post_hook(lambda module, keys: setattr(module, "_batches", None))
+        self._calibrates = True  # a steady state does not ask the accelerator for num_batches
+        self.register_load_state_dict_post_hook(lambda module, keys: setattr(module, "_calibrates", True))
 
     def forward(self, rows: Tensor) -> Tensor:
         """(N, D) float32 to the same shape."""
         with torch.autocast(rows.device.type, enabled=False):
-            if self.training:
+            if self.training and self._calibrates:
                 self._calibrate(rows)
             return (rows - self.mean) @ self.matrix
 
     @torch.compiler.disable
     @torch.no_grad()
     def _calibrate(self, rows: Tensor) -> None:
-        if self._batches is None:
-            self._batches = int(self.num_batches)
-        if self._batches >= CALIBRATION_BATCHES:
+        batches = int(self.num_batches) + 1
+        self._calibrates = batches <= CALIBRATION_BATCHES
+        if not self._calibrates:
             return
-        self._batches += 1
         self.num_batches += 1
         sums = torch.cat([rows.mT @ rows, rows.sum(0)[None], torch.full_like(rows[:1], len(rows))])
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(sums)
         means = sums[:-1] / sums[-1]
-        self.second_moment.lerp_(means[:-1], 1 / self._batches)
-        self.mean.lerp_(means[-1], 1 / self._batches)
-        if self._batches & (self._batches - 1) == 0:
+        self.second_moment.lerp_(means[:-1], 1 / batches)
+        self.mean.lerp_(means[-1], 1 / batches)
+        if batches & (batches - 1) == 0:
             self.matrix.copy_(whitening_matrix(self.second_moment - torch.outer(self.mean, self.mean)))
 
 
 def whitening_matrix(covariance: Tensor) -> Tensor:
-    """M (D, D) of a covariance (D, D) with x M the whitened row x of mean 0; computed in float64 on the CPU."""
+    """M (D, D) of a covariance (D, D) with x M the whitened row x of mean 0; computed in float64 on the CPU.
+
+    NaN where the covariance is not finite, so that the trainer skips the step and takes the statistics back.
+    """
     exact = covariance.double().cpu()
+    if not exact.isfinite().all():
+        return torch.full_like(covariance, torch.nan)
     deviations = exact.diagonal().clamp(min=SMALLEST_VARIANCE).sqrt()
     variances, directions = torch.linalg.eigh(exact / torch.outer(deviations, deviations))
     variances = variances.clamp(min=0)
