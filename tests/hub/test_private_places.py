@@ -48,6 +48,7 @@ def test_no_byte_of_it_leaves(hub: HubServer, home: Path, relative: bool):
         "dataset": place / "dots",
         "output_dir": home if relative else home / "runs" / "first",
         "teacher_layers": 1,
+        "decoder": "truncated",
         "decoder_width": 16,
         "image_size": 64,
         "max_steps": 2,

@@ -67,6 +67,7 @@ FLAGS = {
     "teacher_layers": 1,
     "dataset": "alice/dots",
     "student": json.dumps(STUDENT),
+    "decoder": "truncated",
     "decoder_width": 32,
     "mask_ratio": 0.6,
     "image_size": 64,
@@ -120,7 +121,7 @@ def test_train_push_load_run_the_snippet_and_go_on(hub: HubServer, teacher_and_d
 
     for told in (
         "| mask | 6 of 16 cells of 16 px visible (mask ratio 0.6) |",
-        "| objective | feature 1.0 (cosine+smooth-l1, target norm standardize, all positions), pixel 0.0 |",
+        "| objective | feature 1.0 (cosine+smooth-l1, target norm whiten, all positions), pixel 0.0 |",
         "split train, images 16, fingerprint ",
         "| before training |",
         "| this student |",
