@@ -77,7 +77,7 @@ class DenseBenchmark(Benchmark):
             figures["teach_seconds"] = json.loads((self.cache() / "seconds.json").read_text())
         if self.probe:
             figures["segmentation_miou"] = self._probed(student, f"probed/{row}-{seed}", seed)
-            if row != "random" and PRETRAINED[row].get("decoder") != "full":
+            if row != "random" and PRETRAINED[row].get("decoder") == "truncated":
                 figures["decoder_miou"] = self._probed(student / "sparse_unet", f"probed/{row}-{seed}-decoder", seed)
         return figures
 

@@ -65,10 +65,11 @@ FLAGS = [
 
 
 def test_the_probe_with_and_without_decoder(dense, launched, tmp_path, capsys):
-    assert dense.main([*FLAGS, "--rows=spark,hgkd", f"--output_dir={tmp_path}"]) == 0
+    assert dense.main([*FLAGS, "--rows=spark,hgkd,hgkd-decoder", f"--output_dir={tmp_path}"]) == 0
     out = capsys.readouterr().out
     assert "| spark | 40.0 | – | – | – | 200 | 90 | – |" in out  # its decoder ends at the pixels
-    assert "| hgkd | 40.0 | 45.0 | – | – | 200 | 90 | – |" in out
+    assert "| hgkd | 40.0 | – | – | – | 200 | 90 | – |" in out
+    assert "| hgkd-decoder | 40.0 | 45.0 | – | – | 200 | 90 | – |" in out
     crops = {str(settings["crop_scale"]) for script, settings in launched if script == "distill.py"}
     assert crops == {str(list(dense.PRESET.crop_scale))}
     probes = [settings for script, settings in launched if script == "evaluate.py"]
