@@ -118,10 +118,13 @@ def test_maps_of_a_cnn_are_its_scales_and_of_a_vit_its_tokens(models):
     assert shapes == [(2, 32, 4, 6)]
 
 
-@pytest.mark.parametrize(("stride", "decoded"), [(16, [(2, 8, 4, 6)]), (2, [])])
-def test_a_whole_student_gives_its_decoders_map_too_unless_it_is_finer(tmp_path, stride, decoded):
+@pytest.mark.parametrize(
+    ("settings", "decoded"),
+    [({"decoder_stride": 16}, [(2, 8, 4, 6)]), ({"decoder_stride": 2}, []), ({"use_decoder": False}, [])],
+)
+def test_a_whole_student_gives_its_decoders_map_too_unless_it_is_finer(tmp_path, settings, decoded):
     torch.manual_seed(0)
-    config = SparseUNetConfig(encoder_config=ENCODER, decoder_width=16, decoder_stride=stride)
+    config = SparseUNetConfig(encoder_config=ENCODER, decoder_width=16, **settings)
     student = SparseUNetModel(config).eval()
     student.save_pretrained(tmp_path)
     images = torch.randn(2, 3, 64, 96)

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.nn import functional as F
 from transformers import AutoModelForSemanticSegmentation
@@ -53,3 +54,14 @@ def test_a_full_decoder_is_cut_and_every_parameter_is_used(encoder_config, tmp_p
     assert torch.equal(model.sparse_unet.decoder.blocks[0].convolutions[3].weight, weight)
     model(torch.randn(2, 3, 32, 32), labels=torch.zeros(2, 32, 32, dtype=torch.long)).loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())  # DDP would stop otherwise
+
+
+def test_a_student_without_a_decoder_is_loaded_as_such_and_not_segmented_by_a_fresh_one(encoder_config, tmp_path):
+    config = SparseUNetConfig(encoder_config=encoder_config, decoder_width=32, use_decoder=False)
+    SparseUNetModel(config).save_pretrained(tmp_path)
+    student, loading = SparseUNetModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert student.decoder is None
+    assert not loading["missing_keys"]
+    assert student(torch.randn(1, 3, 32, 32)).last_hidden_state is None
+    with pytest.raises(ValueError, match="has no decoder to keep: pre-train it with --decoder truncated"):
+        SparseUNetForSemanticSegmentation.from_student(str(tmp_path), num_labels=3)
