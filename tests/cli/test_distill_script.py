@@ -76,7 +76,8 @@ def losses(output: Path) -> list[float]:
 
 def test_run_from_folder_to_student(images, teacher_folder, tmp_path):
     run = tmp_path / "run"
-    arguments = flags(images, run, teacher=teacher_folder, teacher_layers=1, knn_split="test", knn_k=3)
+    teacher = {"teacher": teacher_folder, "teacher_layers": 1}
+    arguments = flags(images, run, **teacher, decoder="truncated", knn_split="test", knn_k=3)
     result = launch(arguments, "-m", "accelerate.commands.launch", "--cpu")
     assert result.returncode == 0, result.stderr[-3000:]
     for text in (

@@ -67,7 +67,7 @@ def test_dry_run_tells_all_and_writes_nothing(distill, inputs, tmp_path, capsys)
     assert settings["output_dir"] == str(run)
     assert (settings["teacher"], settings["per_device_train_batch_size"]) == (str(inputs / "vit"), 4)
     assert "dry_run" not in settings
-    for text in ("ResNetModel", "decoder and heads", "24 images", "8 images a step", "9, 3 epochs, 72 images"):
+    for text in ("ResNetModel", "; heads ", "24 images", "8 images a step", "9, 3 epochs, 72 images"):
         assert text in plan
     assert "activations" in plan
     assert "images (an estimate)" in plan

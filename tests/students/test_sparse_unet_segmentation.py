@@ -63,5 +63,7 @@ def test_a_student_without_a_decoder_is_loaded_as_such_and_not_segmented_by_a_fr
     assert student.decoder is None
     assert not loading["missing_keys"]
     assert student(torch.randn(1, 3, 32, 32)).last_hidden_state is None
-    with pytest.raises(ValueError, match="has no decoder to keep: pre-train it with --decoder truncated"):
+    with pytest.raises(
+        ValueError, match="has no decoder to keep: pre-train it with `hgkd distill --decoder truncated`"
+    ):
         SparseUNetForSemanticSegmentation.from_student(str(tmp_path), num_labels=3)

@@ -363,8 +363,8 @@ class SparseUNetForSemanticSegmentation(SparseUNetPreTrainedModel):
         )
         if student.decoder is None:
             raise ValueError(
-                f"{name_or_path!r} has no decoder to keep: pre-train it with --decoder truncated, or give the folder "
-                "above it, the student alone (--model)."
+                f"{name_or_path!r} has no decoder to keep: pre-train it with `hgkd distill --decoder truncated`, or "
+                "give the folder above it, which holds the student alone."
             )
         settings = student.config.to_dict() | {"decoder_stride": decoder_stride, "architectures": None}
         model = cls(SparseUNetConfig(**(settings | config_kwargs)))
