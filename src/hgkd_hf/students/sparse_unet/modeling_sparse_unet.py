@@ -16,11 +16,7 @@ from torch.nn import functional as F
 from transformers import AutoModel, AutoModelForImageClassification, PreTrainedModel
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin
-from transformers.modeling_outputs import (
-    BackboneOutput,
-    ImageClassifierOutputWithNoAttention,
-    SemanticSegmenterOutput,
-)
+from transformers.modeling_outputs import BackboneOutput, ImageClassifierOutputWithNoAttention, SemanticSegmenterOutput
 from transformers.utils import ModelOutput
 
 from ...sparse import checkpoint_blocks, sparsify, to_dense, uncheckpoint_blocks, visible
