@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
 from hgkd_hf.evaluation import Features, feature_rank, knn_accuracy
+from hgkd_hf.objectives.whitening import Whitening
 from hgkd_hf.sparse.masking import random_cell_mask
 from hgkd_hf.training.trainer import DistillationArguments, DistillationTrainer
 
@@ -105,9 +106,8 @@ def test_accumulated_batches_equal_one_large_batch(hgkd, tmp_path):
         ({"per_device_train_batch_size": 8}, {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2})
     ):
         model = copy.deepcopy(hgkd)
-        for module in model.modules():  # BatchNorm's statistics are a batch's own: take them out of the comparison
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = 0.0
+        for module in model.modules():  # statistics are a batch's own: take them out of the comparison
+            if isinstance(module, torch.nn.BatchNorm2d | Whitening):
                 module.train = lambda mode=True, module=module: module
                 module.training = False
         args = arguments(tmp_path / str(number), logging_steps=1, max_steps=3, max_grad_norm=0.0, **settings)
