@@ -202,8 +202,9 @@ def whole_steps(
     def make(backend: str) -> Callable[[], None]:
         student = SparseUNetConfig(encoder_config=encoder_config(model))
         ratio = 0.0 if backend == "dense" else MASK_RATIO
-        # Without a mask the first steps would be at low resolution, and what is compared would not be the same.
-        settings = {"image_size": image_size(args), "mask_ratio": ratio, "low_resolution_share": 0.0}
+        # Without a mask there would be no decoder, and low resolution in the first steps: nothing to compare with.
+        settings = {"image_size": image_size(args), "mask_ratio": ratio, "decoder": "truncated"}
+        settings["low_resolution_share"] = 0.0
         distiller = HGKDForPreTraining(HGKDConfig.for_teacher(teacher, student, **settings)).attach_teacher(teacher)
         distiller = distiller.to(args.device, memory_format=torch.channels_last).train()
         distiller.student.sparse_backend = "cells" if backend == "dense" else backend
