@@ -12,6 +12,7 @@ from test_sparse_layers import WINDOWS, check_window
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hgkd_hf import HGKDConfig, HGKDForPreTraining
+from hgkd_hf.objectives.whitening import CALIBRATION_BATCHES
 from hgkd_hf.sparse import BACKENDS, CellsBackend, sparsify, visible
 from hgkd_hf.sparse.masking import VisibleCells, random_cell_mask
 
@@ -82,6 +83,9 @@ def test_no_distillation_step_waits_for_the_device(terms, teacher, student_confi
     model = HGKDForPreTraining(config).attach_teacher(teacher).train()
     mask = torch.stack([random_cell_mask(config.cell_grid, 0.6) for _ in range(2)])
     images = torch.randn(2, 3, 64, 64)
+    for norm in model.target_norms:  # whose calibration, in the first batches of a training, reads its own count
+        norm.statistics.num_batches.fill_(CALIBRATION_BATCHES)
+    model(images, mask)
     with NoWaiting():
         model(images, mask).loss.backward()
 
