@@ -34,7 +34,7 @@ class TargetNorm(nn.Module):
         if kind == "whiten":
             self.statistics = Whitening(channels)
         if kind == "standardize":
-            self.statistics = nn.BatchNorm2d(channels, affine=False, momentum=0.02)
+            self.statistics = nn.BatchNorm1d(channels, affine=False, momentum=0.02)
 
     def forward(self, target: Tensor, bool_positions: Tensor | None = None) -> Tensor:
         """(B, D, h, w) to the same shape in float32; no gradient flows through it.
@@ -49,14 +49,10 @@ class TargetNorm(nn.Module):
             return target
         rows = target.permute(0, 2, 3, 1)
         if bool_positions is None:
-            return self._normalised(rows.flatten(0, 2)).view(rows.shape).permute(0, 3, 1, 2)
+            return self.statistics(rows.flatten(0, 2)).view(rows.shape).permute(0, 3, 1, 2)
         normalised = torch.zeros_like(rows)
-        normalised[bool_positions] = self._normalised(rows[bool_positions])
+        normalised[bool_positions] = self.statistics(rows[bool_positions])
         return normalised.permute(0, 3, 1, 2)
-
-    def _normalised(self, rows: Tensor) -> Tensor:
-        """(N, D) to the same shape."""
-        return self.statistics(rows) if self.kind == "whiten" else self.statistics(rows[..., None, None])[..., 0, 0]
 
 
 def feature_regression_loss(
