@@ -15,8 +15,9 @@ class Whitening(nn.Module):
     """Rows x (N, D), each channel standardised to z, to W z = s (R + a I)^(-1/2) z with R the correlation of channels.
 
     Variances of the directions of z (R's eigenvalues, 1 on the mean) become about alike above a = `SHRINKAGE` and stay
-    in proportion below; s makes their mean 1. With a large a z remains as it is. Source: ZCA-cor whitening; PHI-S
-    (arXiv:2410.01680, section 3) compares ways of normalising the features of teachers.
+    in proportion below; s makes their mean 1. With a large a z remains as it is. Source: ZCA-cor whitening
+    (arXiv:1512.00809) with shrinkage a, which is ours; PHI-S (arXiv:2410.01680) compares normalisations of teachers'
+    features.
 
     Mean and correlation are those of the first `CALIBRATION_BATCHES` batches of the training, of all processes; W
     follows after 1, 2, 4, 8, ... of them and is fixed then. They are buffers of the checkpoint. In eval mode nothing
