@@ -203,9 +203,9 @@ def whole_steps(
         student = SparseUNetConfig(encoder_config=encoder_config(model))
         ratio = 0.0 if backend == "dense" else MASK_RATIO
         # Without a mask there would be no decoder, and low resolution in the first steps: nothing to compare with.
-        settings = {"image_size": image_size(args), "mask_ratio": ratio, "decoder": "truncated"}
-        settings["low_resolution_share"] = 0.0
-        distiller = HGKDForPreTraining(HGKDConfig.for_teacher(teacher, student, **settings)).attach_teacher(teacher)
+        settings = {"mask_ratio": ratio, "decoder": "truncated", "low_resolution_share": 0.0}
+        config = HGKDConfig.for_teacher(teacher, student, image_size=image_size(args), **settings)
+        distiller = HGKDForPreTraining(config).attach_teacher(teacher)
         distiller = distiller.to(args.device, memory_format=torch.channels_last).train()
         distiller.student.sparse_backend = "cells" if backend == "dense" else backend
         if compile_with is not None:
