@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import sys
 from collections.abc import Callable
@@ -38,6 +39,7 @@ def leave_processes() -> None:
         import torch.distributed as dist
 
         if dist.is_available() and dist.is_initialized():
+            gc.collect()  # of a trainer's cycles: a model under DDP keeps the group, and so its threads, alive
             dist.destroy_process_group()
 
 
