@@ -14,6 +14,7 @@ from transformers import set_seed
 
 from hgkd_hf import HGKDConfig, HGKDForPreTraining, PatchTeacher, SparseUNetConfig
 from hgkd_hf.checkpoints.folders import newest_checkpoint
+from hgkd_hf.cli.errors import leave_processes
 from hgkd_hf.data import ImageTransform, StreamingDistillationDataset, load_images
 from hgkd_hf.hub import StudentPublisher
 from hgkd_hf.methods.hgkd.modeling import aligned_teacher_image_size
@@ -56,3 +57,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    leave_processes()  # before the interpreter ends: threads of the group do not always survive that
