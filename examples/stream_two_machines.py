@@ -41,7 +41,6 @@ def main() -> None:
     teacher = PatchTeacher.from_pretrained(args.teacher, image_size=size)
     config = HGKDConfig.for_teacher(teacher, student, image_size=args.image_size)
     model = HGKDForPreTraining(config).attach_teacher(teacher)
-
     images, transform = load_images(args.dataset, streaming=True), ImageTransform(args.image_size, train=True)
     masks = {"cell_grid": config.cell_grid, "mask_ratio": config.mask_ratio}
     data = StreamingDistillationDataset(images, transform, seed=0, shuffle_buffer=1000, **masks)
