@@ -41,8 +41,11 @@ def test_unequal_last_batches_and_one_writer(lives, tmp_path):
 
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_two_processes_have_the_losses_of_one(lives, tmp_path, accumulated):
-    """In float32 to 1e-5: the same 8 images a step, and BatchNorm's statistics of the same 8 or, accumulated, 4."""
-    settings = {"gradient_accumulation_steps": accumulated, "noise": 0.0, "learning_rate": 1e-3}
+    """In float32 to 1e-5: the same 8 images a step, and BatchNorm's statistics of the same 8 or, accumulated, 4.
+
+    With a few seeds of ten a ReLU's input is so near 0 that rounding decides its gradient, not the loss: not with this.
+    """
+    settings = {"gradient_accumulation_steps": accumulated, "noise": 0.0, "learning_rate": 1e-3, "seed": 1}
     settings |= {"max_steps": 4, "save_steps": 4, "logging_steps": 1, "dataloader_drop_last": True}
     found = {}
     for world in (1, 2):

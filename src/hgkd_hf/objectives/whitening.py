@@ -25,14 +25,14 @@ class Whitening(nn.Module):
     """
 
     mean: Tensor
-    second_moment: Tensor
+    covariance: Tensor
     matrix: Tensor
     num_batches: Tensor
 
     def __init__(self, channels: int):
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("second_moment", torch.zeros(channels, channels))
+        self.register_buffer("covariance", torch.zeros(channels, channels))
         self.register_buffer("matrix", torch.eye(channels))
         self.register_buffer("num_batches", torch.tensor(0))
         self._calibrates = True  # a steady state does not ask the accelerator for num_batches
@@ -53,14 +53,22 @@ class Whitening(nn.Module):
         if not self._calibrates:
             return
         self.num_batches += 1
-        sums = torch.cat([rows.mT @ rows, rows.sum(0)[None], torch.full_like(rows[:1], len(rows))])
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(sums)
-        means = sums[:-1] / sums[-1]
-        self.second_moment.lerp_(means[:-1], 1 / batches)
-        self.mean.lerp_(means[-1], 1 / batches)
+        sums = _summed(torch.cat([rows.sum(0), rows.new_tensor([len(rows)])]))
+        mean, count = sums[:-1] / sums[-1], sums[-1]
+        # Centred before they are multiplied: squared means are not subtracted, which loses digits in float32.
+        covariance = _summed((rows - mean).mT @ (rows - mean)) / count
+        share, shift = 1 / batches, mean - self.mean
+        self.covariance.lerp_(covariance, share).add_(torch.outer(shift, shift), alpha=share * (1 - share))
+        self.mean.add_(shift, alpha=share)
         if batches & (batches - 1) == 0:
-            self.matrix.copy_(whitening_matrix(self.second_moment - torch.outer(self.mean, self.mean)))
+            self.matrix.copy_(whitening_matrix(self.covariance))
+
+
+def _summed(x: Tensor) -> Tensor:
+    """x, over all processes."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(x)
+    return x
 
 
 def whitening_matrix(covariance: Tensor) -> Tensor:
