@@ -43,7 +43,7 @@ def test_unequal_last_batches_and_one_writer(lives, tmp_path):
 def test_two_processes_have_the_losses_of_one(lives, tmp_path, accumulated):
     """In float32 to 1e-5: the same 8 images a step, and BatchNorm's statistics of the same 8 or, accumulated, 4.
 
-    With a few seeds of ten a ReLU's input is so near 0 that rounding decides its gradient, not the loss: not with this.
+    With a few seeds in ten an input of a ReLU is so near 0 that rounding decides its gradient: not with this one.
     """
     settings = {"gradient_accumulation_steps": accumulated, "noise": 0.0, "learning_rate": 1e-3, "seed": 1}
     settings |= {"max_steps": 4, "save_steps": 4, "logging_steps": 1, "dataloader_drop_last": True}
