@@ -23,7 +23,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from hgkd_hf.students.presets import student_encoder_config
 CALIBRATION_STEPS = (10, 30)
 # What plain feature distillation is, and was our `mask_ratio 0` before targets were standardised.
 PLAIN = {
+    "teacher_layers": [-1],
     "target_norm": "layer-norm",
     "loss": "smooth-l1",
     "smooth_l1_beta": 2.0,
@@ -50,6 +51,7 @@ PLAIN = {
 PRETRAINED: dict[str, dict[str, Any]] = {
     "spark": {"feature_weight": 0, "pixel_weight": 1, "decoder": "full"},
     "unmasked": PLAIN | {"mask_ratio": 0},
+    "unmasked-upper-half": PLAIN | {"mask_ratio": 0, "teacher_layers": [0]},
     "masked": PLAIN | {"mask_ratio": 0.6},
     "hgkd": {},
     "hgkd-cached": {},
@@ -135,18 +137,24 @@ class Benchmark:
     dataset: str
     eval_split: str
     teacher: str | None
-    teacher_layers: list[int]
+    teacher_layers: list[int] | None
     classifier: str | None
     output_dir: Path
     fine_tunes: bool = True
     budget: float | None = None
     image_column: str | None = None
+    float32: bool = False
 
     @property
     def images(self) -> dict[str, Any]:
         """What names the images."""
         column = {} if self.image_column is None else {"image_column": self.image_column}
         return {"dataset": self.dataset, **column}
+
+    def teacher_settings(self, row: str) -> dict[str, Any]:
+        """How the teacher is read: by default as the row's method does."""
+        layers = {} if self.teacher_layers is None else {"teacher_layers": self.teacher_layers}
+        return layers | {"teacher_dtype": "float32" if self.float32 else "bfloat16"}
 
     def cell(self, row: str, seed: int) -> dict[str, float]:
         """All figures of a row and seed, from their files or by work."""
@@ -214,7 +222,7 @@ class Benchmark:
                 per_device_train_batch_size=preset.batch_size,
                 learning_rate=preset.learning_rate,
                 label_smoothing=0.1,
-                bf16=True,
+                bf16=not self.float32,
                 seed=seed,
             )
         return {"finetuned_accuracy": json.loads(summary.read_text())["metrics"]["top1_accuracy"]}
@@ -229,10 +237,11 @@ class Benchmark:
             "per_device_train_batch_size": preset.batch_size,
             "learning_rate": preset.learning_rate,
             "crop_scale": list(preset.crop_scale),
-            "bf16": True,
+            "bf16": not self.float32,
             "seed": seed,
         }
         where = dict(self.images)
+        settings |= PRETRAINED[row]
         if "method" not in PRETRAINED[row]:
             settings["decoder_width"] = preset.decoder_width
         if row in FROM_CLASSIFIER:
@@ -243,15 +252,14 @@ class Benchmark:
             if self.teacher is None:
                 raise ValueError(f"row {row!r} needs a teacher: name one with --teacher.")
             where["teacher"] = self.teacher
-            settings |= {"teacher_layers": self.teacher_layers, "teacher_dtype": "bfloat16"}
-        settings |= PRETRAINED[row]
+            settings |= self.teacher_settings(row)
         summary = folder / "summary.json"
         if summary.is_file():
             check_same_settings(folder, settings if self.budget is None else settings | {"max_steps": None})
             return json.loads(summary.read_text())
         if row in CACHED:
             where = self.cached_images() | {"teacher_cache": self.cache()}
-            settings = {k: v for k, v in settings.items() if k not in ("teacher_layers", "teacher_dtype")}
+            settings = {k: v for k, v in settings.items() if k not in self.teacher_settings(row)}
         if (folder / "recipe.yaml").is_file():  # stopped before: resumed with the steps that fitted then
             settings["max_steps"] = yaml.safe_load((folder / "recipe.yaml").read_text())["max_steps"]
         elif self.budget is not None:
@@ -285,8 +293,7 @@ class Benchmark:
                 "teach.py",
                 folder,
                 teacher=self.teacher,
-                teacher_layers=self.teacher_layers,
-                teacher_dtype="bfloat16",
+                **self.teacher_settings("hgkd-cached"),
                 **images,
                 views=math.ceil(self.preset.cached_images / rows),
                 image_size=self.preset.image_size,
@@ -328,12 +335,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", nargs="+", required=True, help="labelled images: Hub ids or paths")
     parser.add_argument("--eval_split", default="test")
     parser.add_argument("--teacher", help="Hub id or folder of a vision transformer")
-    parser.add_argument("--teacher_layers", type=int, nargs="+", default=[-1])
+    parser.add_argument("--teacher_layers", type=int, nargs="+", help="of every row; default: each row's own")
     parser.add_argument("--classifier", help="Hub id or folder of a teacher that classifies these classes")
     parser.add_argument("--rows", help=f"comma-separated, of {', '.join(ROWS)}")
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--budget", type=float, nargs="+", help="seconds of process time; default: the preset's steps")
     parser.add_argument("--curves", type=Path, help="picture of the metrics against the seconds")
+    parser.add_argument("--student", help="default: the preset's")
+    parser.add_argument("--cached_images", type=int, help="default: the preset's")
+    parser.add_argument("--float32", action="store_true", help="for processors that are slow in bfloat16")
     parser.add_argument("--frozen_only", action="store_true", help="leave the column of fine-tuning out")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/downstream"))
     parser.add_argument("--json", type=Path)
@@ -348,13 +358,16 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     preset, protocol = PRESETS[args.preset], ProtocolSettings()
+    preset = replace(preset, **{k: getattr(args, k) for k in ("student", "cached_images") if getattr(args, k)})
     seeds = args.seeds or preset.seeds
     teachers = (args.teacher, args.teacher_layers, args.classifier)
     tables, failures = {}, {}
     for dataset in args.dataset:
         for budget in args.budget or [None]:
             folder = args.output_dir / Path(dataset).name / ("steps" if budget is None else f"{budget:g}s")
-            benchmark = Benchmark(preset, dataset, args.eval_split, *teachers, folder, not args.frozen_only, budget)
+            benchmark = Benchmark(
+                preset, dataset, args.eval_split, *teachers, folder, not args.frozen_only, budget, float32=args.float32
+            )
             cells, failed = run(benchmark, args.rows, seeds)
             name = Path(dataset).name + ("" if budget is None else f", {budget:g} s")
             tables[name] = summarise(cells)

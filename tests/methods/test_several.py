@@ -18,6 +18,7 @@ from hgkd_hf.cli.main import main
 from hgkd_hf.cli.recipe import parse_recipe, to_recipe
 from hgkd_hf.hub import License, Source, StudentCard, find_source
 from hgkd_hf.methods.registry import METHODS
+from hgkd_hf.teachers import PatchTeacher, SeveralMapTeachers
 from hgkd_hf.training.teaching import TeachSettings
 
 
@@ -55,6 +56,13 @@ def test_every_teacher_weighs_the_same(world, vits):
     torch.testing.assert_close(mine, torch.nn.functional.avg_pool2d(theirs, 2))
 
 
+def test_layers_that_differ_are_refused(vits):
+    """As the defaults of a ViT and of a CNN do."""
+    mixed = PatchTeacher.from_pretrained(vits[0], layers=None), PatchTeacher.from_pretrained(vits[1])
+    with pytest.raises(ValueError, match=r"have the layers \(0,\) and \(-1,\), but all .* \(--teacher_layers\)"):
+        SeveralMapTeachers(mixed)
+
+
 def test_config_names_all_and_loads_again(world, vits, tmp_path):
     model = hgkd(world, vits).build_model()
     assert model.config.teacher_name_or_path == vits
@@ -83,7 +91,7 @@ def test_dry_run_and_description_tell_all(world, vits, tmp_path, capsys):
     distill.main([*words, "--teacher", *vits, "--dry_run"])
     recipe, _, plan = capsys.readouterr().out.partition("\n\n")
     assert yaml.safe_load(recipe)["teacher"] == vits
-    assert all(re.search(rf"{name}, 0\.\d M parameters, layers -1 at 64x64 px", plan) for name in vits)
+    assert all(re.search(rf"{name}, 0\.\d M parameters, layers 0 at 64x64 px", plan) for name in vits)
 
 
 @pytest.mark.parametrize("given", ["vit", ["vit"], ["vit", "other/vit"]])

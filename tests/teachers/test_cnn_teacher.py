@@ -7,9 +7,11 @@ import pytest
 import torch
 import transformers as tf
 from PIL import Image
+from tiny_teachers import build
 
 from hgkd_hf import CNNTeacher, HGKDConfig, HGKDForPreTraining
 from hgkd_hf.cli.distill import main as distill
+from hgkd_hf.cli.teach import main as teach
 from hgkd_hf.hub import student_image_processor
 
 FOUR = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32]}
@@ -85,6 +87,20 @@ def test_the_command_takes_it(images, tmp_path, capsys):
     config = json.loads((tmp_path / "run/config.json").read_text())
     assert (config["teacher_layers"], config["teacher_grid"], config["teacher_hidden_sizes"]) == ([3], [4, 4], [24])
     assert "layers 3 at 64x64 px, input full" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "layers"), [("dinov3_convnext", [-1]), ("vit", [0])])
+def test_the_default_layers_fit_the_teacher(name, layers, images, tmp_path):
+    """For the student's command and for the cache's alike."""
+    teacher = tmp_path / "teacher"
+    saved(name, teacher) if name in CNNS else build(name).save_pretrained(teacher)
+    distill(flags(teacher, images, tmp_path / "run"))
+    assert json.loads((tmp_path / "run/config.json").read_text())["teacher_layers"] == layers
+    if name == "vit":
+        words = ["--image_size=64", f"--output_dir={tmp_path / 'cache'}"]
+        teach([f"--teacher={teacher}", f"--dataset={images}", *words])
+        distill(flags(teacher, images, tmp_path / "again", f"--teacher_cache={tmp_path / 'cache'}"))
+        assert json.loads((tmp_path / "again/config.json").read_text())["teacher_layers"] == layers
 
 
 @pytest.mark.parametrize(

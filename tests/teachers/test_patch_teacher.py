@@ -56,6 +56,34 @@ def test_layers_are_the_models_own_hidden_states_and_cutting_changes_nothing(nam
     assert torch.equal(first, maps[0])
 
 
+@pytest.mark.parametrize("name", FLAT)
+def test_the_mean_of_the_upper_half_is_that_of_normalised_hidden_states(name):
+    """The default; of three blocks the second and third. Beside others it is the same."""
+    teacher = PatchTeacher(build(name), layers=None, image_mean=(0, 0, 0), image_std=(1, 1, 1))
+    assert teacher.layers == (0,)
+    pixels, extra = images(64, 64), {}
+    if "mae" in name:
+        teacher.encoder.config.mask_ratio = 0.0
+        extra["noise"] = torch.arange(16.0).expand(2, -1)
+    with torch.no_grad():
+        states = teacher.encoder(pixels, output_hidden_states=True, **extra).hidden_states[2:4]
+    normalised = [(x - x.mean(-1, True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt() for x in states]
+    (mean,) = teacher(pixels).feature_maps
+    torch.testing.assert_close(mean.flatten(2).mT, sum(normalised)[:, -16:] / 2)
+
+    several = PatchTeacher(build(name), layers=(1, 0, -1), image_mean=(0, 0, 0), image_std=(1, 1, 1))
+    first, again, final = several(pixels).feature_maps
+    assert torch.equal(again, mean)
+    assert (first - final).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", [name for name in BUILD if name not in FLAT])
+def test_without_plain_blocks_the_default_is_the_final_output(name):
+    assert PatchTeacher(build(name), layers=None).layers == (-1,)
+    with pytest.raises(ValueError, match=r"must be -1 \(final output\), not 0"):
+        PatchTeacher(build(name), layers=(0,))
+
+
 @pytest.mark.parametrize("image_size", [64, (96, 128)])
 @pytest.mark.parametrize("name", [name for name in FLAT if name != "vit_mae"])
 def test_hidden_pixels_never_reach_a_masked_teacher(name, image_size):
@@ -250,7 +278,7 @@ def test_a_teacher_stays_frozen_and_its_features_serve_autograd():
             "225 is not a multiple of its 16-pixel patches: set image_size to 224 or 240",
         ),
         ({"image_size": (64, 8)}, "set image_size to 16"),
-        ({"layers": (0,)}, "1 to 3 .*not 0"),
+        ({"layers": (-2,)}, r"-1 \(final output\), 1 to 3 \(blocks\) or 0 .*not -2"),
         ({"layers": (1, 4)}, "1 to 3 .*not 4"),
         ({"layers": ()}, "layers"),
         ({"teacher_input": "half"}, "teacher_input is 'half'"),

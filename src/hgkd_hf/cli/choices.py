@@ -60,8 +60,9 @@ def spell_out_teacher(arguments: Sequence[str] | None) -> tuple[Sequence[str] | 
     if repos == names:
         return arguments, {}
     named = [TEACHERS[name].settings for name, repo in zip(names, repos) if name != repo]
-    for key, value in named[0].items():
-        if any(settings[key] != value for settings in named) and recipe_value(key, arguments) is None:
+    for key in dict.fromkeys(key for settings in named for key in settings):
+        differ = any(settings.get(key) != named[0].get(key) for settings in named)
+        if differ and recipe_value(key, arguments) is None:
             raise ValueError(
                 f"the teachers {', '.join(names)} differ in their default of {key}: give one for all (--{key})."
             )

@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
             "commit": (teacher.commit or "not pinned")[:10],
             "M": f"{teacher.parameters:g}",
             "patch": f"{teacher.patch_size}",
-            "layers": ", ".join(map(str, teacher.layers)),
+            "layers": "" if teacher.layers is None else ", ".join(map(str, teacher.layers)),
             "licence": teacher.license,
             "students": teacher.measured,
         }
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     for note in dict.fromkeys(teacher.note for teacher in TEACHERS.values() if teacher.note):
         names = ", ".join(name for name, teacher in TEACHERS.items() if teacher.note == note)
         show(f"{names}: {note}.")
-    show("M: millions of parameters. Layers: -1 is the final output, i block i; of a CNN its i-th map, finest first.")
+    show("M: millions of parameters. Layers: block i, of a CNN its i-th map; none: the default.")
     show("Licences: as the pages say.")
 
 

@@ -82,10 +82,11 @@ def check_image_size(image_size: int | Sequence[int] | None, patch_size: int) ->
 
 
 def check_layers(layers: Sequence[int], depth: int, name: str) -> tuple[int, ...]:
-    """The layers as a tuple of -1 and 1..depth."""
+    """The layers as a tuple of -1 and, where there are blocks, 0..depth."""
     layers = tuple(layers)
-    wrong = [layer for layer in layers if layer != -1 and layer not in range(1, depth + 1)]
+    wrong = [layer for layer in layers if layer not in range(-1, depth + 1) or not (layer or depth)]
     if wrong or not layers:
-        allowed = f"-1 (final output) or 1 to {depth} (blocks)" if depth else "-1 (final output)"
+        blocks = f", 1 to {depth} (blocks) or 0 (the mean of the upper half of them)" if depth else ""
+        allowed = f"-1 (final output){blocks}"
         raise ValueError(f"layers of teacher {name!r} must be {allowed}, not {wrong[0] if wrong else layers}.")
     return layers

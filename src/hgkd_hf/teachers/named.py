@@ -21,7 +21,8 @@ class NamedTeacher:
         patch_size: pixels on a side of a token, of a CNN on that of a position; image sizes are multiples of it.
         parameters: of its vision tower, in millions.
         license: as its page names it.
-        layers: what to read, as `teacher_layers`: -1 is the final output, i the output of block i, a CNN's i-th map.
+        layers: what to read, as `teacher_layers`: -1 is the final output, i the output of block i, a CNN's i-th map;
+            None: the method's default.
         dtype: as `teacher_dtype`.
         measured: what we measured of its students.
         note: what else to know.
@@ -32,7 +33,7 @@ class NamedTeacher:
     patch_size: int
     parameters: float
     license: str
-    layers: tuple[int, ...] = (-1,)
+    layers: tuple[int, ...] | None = None
     dtype: str = "float32"
     measured: str = "not measured"
     note: str = ""
@@ -40,7 +41,8 @@ class NamedTeacher:
     @property
     def settings(self) -> dict[str, object]:
         """The defaults of a command's settings that go with it, beside the commit."""
-        return {"teacher_layers": list(self.layers), "teacher_dtype": self.dtype}
+        layers = {} if self.layers is None else {"teacher_layers": list(self.layers)}
+        return layers | {"teacher_dtype": self.dtype}
 
 
 DINOV3 = {"license": "dinov3-license", "note": "gated: accept its terms on its page, then `hf auth login`"}

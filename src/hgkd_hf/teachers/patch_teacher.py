@@ -29,6 +29,8 @@ from .frozen import FrozenTeacher
 from .named import teacher_source
 from .visible import drop_others, put_back, visible_tokens
 
+UPPER_HALF = 0  # as one of `layers`
+
 
 @dataclass
 class PatchTeacherOutput(ModelOutput):
@@ -55,8 +57,9 @@ class PatchTeacher(FrozenTeacher):
     Args:
         model: any transformers model around a ViT, e.g. `ViTModel`, `CLIPModel`, `ViTForImageClassification`.
         layers: -1 is the encoder's `last_hidden_state` (after the final norm, where the model has one); i in 1..L is
-            the output of the i-th of its L blocks, before that norm. None stands for (-1,).
-            Hierarchical models (Swin, Hiera) only have -1.
+            the output of the i-th of its L blocks, before that norm; 0 is the mean of the outputs of the upper half
+            of them, each layer-normalised at every position, as data2vec's target is (arXiv 2202.03555, section 3.3).
+            Hierarchical models (Swin, Hiera) only have -1. None stands for (0,), of these for (-1,).
         image_size: pixels, int or (H, W), that the teacher works at; default: the model config's.
         image_mean, image_std: the teacher's own normalisation of RGB values in [0, 1].
         teacher_input: "full": the teacher sees all pixels. "masked": it sees the visible cells only. A
@@ -115,9 +118,10 @@ class PatchTeacher(FrozenTeacher):
 
         blocks = nn.ModuleList() if hierarchical else self._find_blocks()
         if layers is None:
-            layers = (-1,) if self._decoder is None else (max(1, len(blocks) // 2),)
+            layers = ((UPPER_HALF if blocks else -1) if self._decoder is None else max(1, len(blocks) // 2),)
         self.layers = check_layers(layers, len(blocks), name)
-        if -1 not in self.layers:
+        self._upper_half = range(len(blocks) // 2 + 1, len(blocks) + 1) if UPPER_HALF in self.layers else ()
+        if not {-1, UPPER_HALF} & {*self.layers}:
             del blocks[max(self.layers) :]  # the blocks above the highest wanted one are neither computed nor kept
         self._blocks = list(blocks)  # a plain list, because the modules are already registered under `model`
         if self._decoder is not None:
@@ -243,7 +247,7 @@ class PatchTeacher(FrozenTeacher):
         """Maps and class token of normalised pixels; `hidden` (B, th, tw) bool tells the tokens it must not see."""
         outputs: dict[int, Tensor] = {}
         places = visible_tokens(hidden) if self.teacher_input == "visible" and hidden is not None else None
-        taps = {layer: self._blocks[layer - 1] for layer in self.layers if layer != -1}
+        taps = {layer: self._blocks[layer - 1] for layer in {*self.layers, *self._upper_half} - {-1, UPPER_HALF}}
         if self._decoder is not None:
             taps[-1] = self._decoder.decoder_norm
         with ExitStack() as hooks:
@@ -259,6 +263,9 @@ class PatchTeacher(FrozenTeacher):
                     hooks.enter_context(self._patch_convolution().register_forward_hook(self._hide(hidden)))
                 final = self._encode(pixel_values).last_hidden_state
         outputs.setdefault(-1, final)
+        if self._upper_half:
+            blocks = [outputs[layer].float() for layer in self._upper_half]
+            outputs[UPPER_HALF] = sum(F.layer_norm(tokens, tokens.shape[-1:]) for tokens in blocks) / len(blocks)
         # Special tokens come first, so the patch tokens are the last ones.
         count = self.grid[0] * self.grid[1] if places is None else places.shape[1]
         tokens = [outputs[layer][:, -count:] for layer in self.layers]

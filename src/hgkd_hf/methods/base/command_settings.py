@@ -42,6 +42,9 @@ class FrozenFeatures(DatasetSettings):
     num_workers: int = setting(0, "Processes that read images.", minimum=0)
 
 
+_LAYERS = "Target layers: -1 = final output, i = block i, 0 = mean of the upper half of the blocks."
+
+
 @dataclass
 class TaughtImages(DatasetSettings):
     """Which teacher sees which crops of which images: what `hgkd distill` and `hgkd teach` have in common."""
@@ -54,7 +57,7 @@ class TaughtImages(DatasetSettings):
     teacher_revision: list[str] | str | None = setting(
         None, "Branch, tag or commit of the teacher; of several one for each.", several=True
     )
-    teacher_layers: list[int] = setting([-1], "Target layers: -1 = final output, i = block i.")
+    teacher_layers: list[int] | None = setting(None, f"{_LAYERS} Default: 0, of a CNN or a hierarchical ViT -1.")
     teacher_image_size: int | None = setting(None, "Pixels; default: what fits.", minimum=1)
     teacher_dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "Precision of the teacher.")
 
@@ -78,6 +81,7 @@ class TaughtImages(DatasetSettings):
 class CommandSettings(MethodSettings, TaughtImages):
     """What is distilled from what, on which images."""
 
+    teacher_layers: list[int] = setting([-1], _LAYERS)
     method: str = setting("hgkd", "What is learned and how; docs/methods.md has all.")
     teacher_cache: str | None = setting(
         None, "Folder or Hub id of what a teacher saw, written by `hgkd teach`: the teacher itself is not loaded."
@@ -143,6 +147,7 @@ class SparseUNetCommandSettings(CommandSettings):
     Teacher and student see the same colours.
     """
 
+    teacher_layers: list[int] | None = setting(None, f"{_LAYERS} Default: 0, of a CNN or a hierarchical ViT -1.")
     decoder_width: int = setting(256, "Decoder channels at the deepest scale.", minimum=1)
     color_jitter: float = setting(0.0, "Change of brightness, contrast and saturation.", minimum=0, maximum=1)
     color_distortion: float = setting(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch.utils.data import Dataset
 
@@ -29,6 +30,10 @@ class SparseUNetMethod(SparseUNetCommandSettings, Method):
         except ImportError as error:
             raise ValueError(f"{error} (--sparse_backend)") from error
         return model
+
+    def config_settings(self) -> dict[str, Any]:
+        """Without `teacher_layers`, which the teacher tells."""
+        return {name: value for name, value in super().config_settings().items() if name != "teacher_layers"}
 
     def student_config(self) -> SparseUNetConfig:
         """A UNet around the student's CNN."""

@@ -33,7 +33,7 @@ class HGKDMethod(HGKDSettings, SparseUNetMethod):
                     "sees the whole image: use 'full' (--teacher_input)."
                 )
             kind, settings = CNNTeacher, {}
-            patch_size = CNNTeacher.patch_size_of(name, self.teacher_layers, **hub)
+            patch_size = CNNTeacher.patch_size_of(name, self.teacher_layers or (-1,), **hub)
         else:
             kind, settings = PatchTeacher, {"teacher_input": self.teacher_input}
             patch_size = PatchTeacher.patch_size_of(name, **hub)
