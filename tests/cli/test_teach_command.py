@@ -247,7 +247,7 @@ def test_dry_run_tells_size_and_time_and_writes_nothing(inputs, caches, tmp_path
     assert said["bytes"] == VIEWS * said["bytes_per_view"] == VIEWS * IMAGES * (32 * (64 + 2) + 37)
     shown = capsys.readouterr().out
     for text in (
-        "./vit, layers -1 at 64x64 px",
+        "./vit, layers 0 at 64x64 px",
         "8 x 8 positions, int8: 2,149 bytes",
         "16 of 16 shards",
         "about 0:00",

@@ -2,7 +2,7 @@
 
     hgkd evaluate --model runs/mine/student --dataset uoft-cs/cifar10 --eval_split test
     hgkd evaluate --model microsoft/resnet-50 --dataset path/to/images --protocols knn linear
-    hgkd evaluate --model facebook/dinov2-small --layers 6 8 10 -1 --dataset path/to/images --protocols knn
+    hgkd evaluate --model facebook/dinov2-small --layers 6 8 10 0 -1 --dataset path/to/images --protocols knn
     accelerate launch -m hgkd_hf.cli.evaluate --model runs/mine/student --dataset path/to/images
     hgkd evaluate --model runs/mine/student --dataset path/to/masks --protocols linear-segmentation \\
         --class_names road car --image_size 352 480
@@ -51,7 +51,7 @@ class EvaluationArguments(FrozenFeatures):
     shots: list[int] = setting([1, 5, 10], "Labels a class of few-label probes.", minimum=1)
     draws: int = setting(5, "How often few labels are drawn.", minimum=1)
     seed: int = setting(0, "Of the probes' splits and draws.")
-    layers: list[int] = setting([], "Of a ViT, measured one by one by its patch features: -1 or block i.")
+    layers: list[int] = setting([], "Of a ViT, by its patch features one by one, as `hgkd distill --teacher_layers`.")
     teacher: str | None = setting(None, "ViT to compare with by CKA, as --teacher of `hgkd distill`.")
     teacher_layer: int = setting(-1, "Of the teacher's patch features.")
     target_column: str | None = setting(None, "linear-segmentation: column of the masks.")

@@ -53,7 +53,7 @@ def students() -> dict[str, Student]:
     from ..demo.comparison import HGKD, HINTS, MASKED, SPARK
 
     pixels = {"feature_weight": 0, "pixel_weight": 1, "decoder": "full", "decoder_width": 64}
-    classes = {"target_norm": "standardize"}  # the teacher was trained for the very classes: docs/choose.md
+    classes = {"target_norm": "standardize", "teacher_layers": -1}  # of a teacher of the very classes: docs/choose.md
     return {
         SPARK: Student("spark", 220, pixels),
         HINTS: Student("hints", 380, {"method": "kd", "objective": "hint", "label_weight": 0}),

@@ -109,7 +109,7 @@ def teacher_features(
 
     Args:
         name: folder or Hub id of the ViT.
-        layers: -1 for its final output, i for block i.
+        layers: -1 for its final output, i for block i, 0 for the mean of the upper half.
         source: the split.
         transform: of the student that it is compared with. Its images are resized to the multiple of the patch size
             that is nearest.
