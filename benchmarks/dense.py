@@ -130,7 +130,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--image_column")
     parser.add_argument("--eval_split", default="test")
     parser.add_argument("--teacher", help="Hub id or folder of a vision transformer")
-    parser.add_argument("--teacher_layers", type=int, nargs="+", default=[-1])
+    parser.add_argument("--teacher_layers", type=int, nargs="+", help="default: those that fit the teacher")
     parser.add_argument("--student", default=PRESET.student)
     parser.add_argument("--crop_scale", type=float, nargs=2, default=PRESET.crop_scale, help="of pre-training")
     parser.add_argument("--crop_size", type=int, default=PRESET.image_size, help="pixels of the crops of pre-training")

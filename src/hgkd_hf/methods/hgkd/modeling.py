@@ -110,7 +110,7 @@ class HGKDForPreTraining(SparseUNetDistiller):
     """Student, prediction heads and, attached from outside, a teacher.
 
     Example:
-        >>> teacher = PatchTeacher.from_pretrained("facebook/dinov2-small", image_size=196)
+        >>> teacher = PatchTeacher.from_pretrained("facebook/dinov2-small", layers=(0,), image_size=196)
         >>> config = HGKDConfig.for_teacher(teacher, SparseUNetConfig(), image_size=224)
         >>> model = HGKDForPreTraining(config).attach_teacher(teacher)
         >>> model(pixel_values).loss.backward()
