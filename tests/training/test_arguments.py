@@ -99,13 +99,14 @@ def test_workers_share_the_cores(cores, processes, workers, monkeypatch, tmp_pat
         (None, True, False, "no"),
     ],
 )
-def test_precision(precision, native, bf16, mixed, monkeypatch, tmp_path):
+def test_precision(precision, native, bf16, mixed, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(module, "has_native_bf16", lambda use_cpu: native)
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     args = arguments(tmp_path, precision=precision, bf16=bf16, use_cpu=True)
     assert (args.mixed_precision, args.bf16, args.fp16) == (mixed, mixed == "bf16", False)
     assert args.autocast_dtype == (torch.bfloat16 if mixed == "bf16" else None)
     assert args.precision != "auto"
+    assert ("imitates bfloat16" in caplog.text) == (mixed == "bf16" and not native)
 
 
 def test_float32_though_the_launcher_says_otherwise(monkeypatch, tmp_path):

@@ -52,10 +52,13 @@ def distill(args: Method, training: DistillationArguments, command: str) -> dict
     from ..checkpoints.identity import check_same_run
     from ..data import collate
     from ..data.skipped import SKIPPED_FILE, count_skipped
+    from ..training.arguments import warn_of_slow_bf16
     from .resume import checkpoint_to_resume
 
     hush()
     run = Path(training.output_dir)
+    if args.teacher_dtype == "bfloat16" and args.cache is None:
+        warn_of_slow_bf16(training.use_cpu, "--teacher_dtype float32")
     set_seed(training.seed)
     model = args.build_model()
     train = args.training_data(model, training.seed, None if args.dry_run else run / SKIPPED_FILE)

@@ -43,8 +43,11 @@ def main(arguments: list[str] | None = None) -> dict:
     from ..hub.cache_card import write_cache_card
     from ..hub.sources import find_source
     from ..teachers.cache import begin_cache, check_folder, write_shards
+    from ..training.arguments import warn_of_slow_bf16
 
     accelerator, folder = join_processes(), Path(settings.output_dir)
+    if settings.teacher_dtype == "bfloat16":
+        warn_of_slow_bf16(accelerator.device.type == "cpu", "--teacher_dtype float32")
     views, teacher = settings.teacher_views(), settings.load_teacher()
     info = settings.cache_info(teacher)
     see = settings.eyes(teacher, info, accelerator.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from transformers import TrainingArguments
 
 from .memory_estimate import USABLE_SHARE, estimate_memory, free_memory, gigabytes, local_processes
 from .settings import TrainingSettings
+
+logger = logging.getLogger(__name__)
 
 AUTO = "auto"
 PRECISIONS = ("float32", "bf16", "fp16")
@@ -90,6 +93,8 @@ class DistillationArguments(TrainingSettings, TrainingArguments):
         super().__post_init__()
         if self.precision == "float32":
             self.mixed_precision = "no"  # whatever the launcher was configured for
+        if self.mixed_precision == "bf16":
+            warn_of_slow_bf16(self.use_cpu, "--precision float32")
         self._scale_learning_rate()
 
     @property
@@ -196,3 +201,9 @@ def has_native_bf16(use_cpu: bool) -> bool:
     if use_cpu:
         return torch.cpu._is_avx512_bf16_supported()  # whatever has AMX has these too
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def warn_of_slow_bf16(use_cpu: bool, remedy: str) -> None:
+    """Log a warning where the device only imitates bfloat16; `remedy` is the flag that avoids it."""
+    if not has_native_bf16(use_cpu):
+        logger.warning("This device imitates bfloat16, many times slower than it computes float32: try %s.", remedy)
