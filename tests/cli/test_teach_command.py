@@ -259,6 +259,17 @@ def test_dry_run_tells_size_and_time_and_writes_nothing(inputs, caches, tmp_path
     assert contents(caches["int8"]) == before
 
 
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_teacher_whose_precision_is_imitated_is_warned_of(dtype, native, inputs, tmp_path, monkeypatch, caplog):
+    """By both commands; on such a processor it takes ten times as long."""
+    monkeypatch.setattr("hgkd_hf.training.arguments.has_native_bf16", lambda use_cpu: native)
+    teach.main(teach_flags(inputs, tmp_path / "cache", "--dry_run", teacher_dtype=dtype))
+    shown = {"teacher": inputs / "vit", "image_size": 64, "teacher_dtype": dtype, "decoder_width": 32}
+    distill.main(distill_flags(inputs, tmp_path / "run", "--dry_run", **shown))
+    assert caplog.text.count("try --teacher_dtype float32") == 2 * (dtype == "bfloat16" and not native)
+
+
 def test_pooled_maps(inputs, tmp_path):
     teach.main(teach_flags(inputs, tmp_path / "cache", pooled_grid=4, storage="float32", views=1))
     teach.main(teach_flags(inputs, tmp_path / "all", storage="float32", views=1))
