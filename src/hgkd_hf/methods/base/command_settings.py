@@ -43,6 +43,7 @@ class FrozenFeatures(DatasetSettings):
 
 
 _LAYERS = "Target layers: -1 = final output, i = block i, 0 = mean of the upper half of the blocks."
+_FITTING = f"{_LAYERS} Default: 0; of a CNN or a hierarchical ViT -1; of a MAE's decoder its middle block."
 
 
 @dataclass
@@ -57,7 +58,7 @@ class TaughtImages(DatasetSettings):
     teacher_revision: list[str] | str | None = setting(
         None, "Branch, tag or commit of the teacher; of several one for each.", several=True
     )
-    teacher_layers: list[int] | None = setting(None, f"{_LAYERS} Default: 0, of a CNN or a hierarchical ViT -1.")
+    teacher_layers: list[int] | None = setting(None, _FITTING)
     teacher_image_size: int | None = setting(None, "Pixels; default: what fits.", minimum=1)
     teacher_dtype: Literal["float32", "bfloat16", "float16"] = setting("float32", "Precision of the teacher.")
 
@@ -147,7 +148,7 @@ class SparseUNetCommandSettings(CommandSettings):
     Teacher and student see the same colours.
     """
 
-    teacher_layers: list[int] | None = setting(None, f"{_LAYERS} Default: 0, of a CNN or a hierarchical ViT -1.")
+    teacher_layers: list[int] | None = setting(None, _FITTING)
     decoder_width: int = setting(256, "Decoder channels at the deepest scale.", minimum=1)
     color_jitter: float = setting(0.0, "Change of brightness, contrast and saturation.", minimum=0, maximum=1)
     color_distortion: float = setting(
