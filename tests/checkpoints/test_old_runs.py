@@ -64,13 +64,18 @@ def test_loads(folder, kind):
 
 @pytest.mark.parametrize("method", ["hgkd", "kd"])
 def test_goes_on(old_runs, method):
-    """From step 3 to 6 as then, but for the rounding of another machine or version of torch."""
+    """From step 3 to 6 as then, but for the rounding of another machine or version of torch.
+
+    Without oneDNN, which (3.12, on processors without AVX-512) writes beyond its buffer in the weight gradient of a
+    1x1 convolution of stride 2 with fewer than 8 channels, as these runs' student has.
+    """
     run = old_runs / method
     wanted = load_file(run / "model.safetensors")
     before = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     recipe = run / "recipe.yaml"  # evaluated on its training images, which is refused today
     recipe.write_text("".join(line for line in recipe.read_text().splitlines(True) if "knn" not in line))
-    distill.main(["--recipe", f"{method}/recipe.yaml", "--resume"])
+    with torch.backends.mkldnn.flags(enabled=False):
+        distill.main(["--recipe", f"{method}/recipe.yaml", "--resume"])
     after = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     losses = [[entry["loss"] for entry in entries if "loss" in entry] for entries in (before, after)]
     assert len(losses[0]) == 6
