@@ -8,6 +8,7 @@ import pytest
 NOTEBOOK = Path(__file__).parents[2] / "examples/quickstart.ipynb"
 
 
+@pytest.mark.slow  # a third short quickstart: the command's and the script's are run each time
 def test_notebook_runs(tmp_path, monkeypatch):
     nbformat = pytest.importorskip("nbformat", reason="needs nbclient (extra `dev`)")
     nbclient = pytest.importorskip("nbclient", reason="needs nbclient (extra `dev`)")
