@@ -157,7 +157,7 @@ def test_layers_of_a_vit_are_measured_one_by_one(evaluate_script, models, colour
     (bank,), (queries,) = (teacher_features(str(models["vit"]), [1], source, transform) for source in sources)
     assert found["knn_accuracy_layer_1"] == knn_accuracy(bank, queries, k=3)
     with pytest.raises(
-        ValueError, match=r"layers of teacher .* must be -1 \(final output\) or 1 to 2 \(blocks\), not 3"
+        ValueError, match=r"layers of teacher .* must be -1 \(final output\), 1 to 2 \(blocks\) or 0 .*, not 3"
     ):
         evaluate_script.main(flags(models["vit"], colours, tmp_path, "--layers", "3"))
     with pytest.raises(ValueError, match="linear-segmentation reads a ViT's final output: leave --layers out"):
