@@ -269,7 +269,7 @@ def test_training_lowers_the_loss_and_exports_a_stock_checkpoint(model, tmp_path
     assert type(native) is DeiTForImageClassification
     assert not info["missing_keys"]
     pixel_values = batch()[0]
-    assert torch.equal(native(pixel_values).logits, model.eval().student(pixel_values).logits)
+    torch.testing.assert_close(native(pixel_values).logits, model.eval().student(pixel_values).logits)  # other strides
 
 
 @pytest.mark.parametrize(
