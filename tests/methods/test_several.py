@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from contract import SMALL, STUDENT
-from transformers import ViTConfig, ViTModel
+from transformers import AutoModel, ResNetConfig, ViTConfig, ViTModel
 
 from hgkd_hf import HGKDForPreTraining
 from hgkd_hf.checkpoints.identity import check_same_run
@@ -18,7 +18,6 @@ from hgkd_hf.cli.main import main
 from hgkd_hf.cli.recipe import parse_recipe, to_recipe
 from hgkd_hf.hub import License, Source, StudentCard, find_source
 from hgkd_hf.methods.registry import METHODS
-from hgkd_hf.teachers import PatchTeacher, SeveralMapTeachers
 from hgkd_hf.training.teaching import TeachSettings
 
 
@@ -56,11 +55,12 @@ def test_every_teacher_weighs_the_same(world, vits):
     torch.testing.assert_close(mine, torch.nn.functional.avg_pool2d(theirs, 2))
 
 
-def test_layers_that_differ_are_refused(vits):
-    """As the defaults of a ViT and of a CNN do."""
-    mixed = PatchTeacher.from_pretrained(vits[0], layers=None), PatchTeacher.from_pretrained(vits[1])
-    with pytest.raises(ValueError, match=r"have the layers \(0,\) and \(-1,\), but all .* \(--teacher_layers\)"):
-        SeveralMapTeachers(mixed)
+def test_each_teacher_has_the_default_layers_of_its_kind(world, vits, tmp_path):
+    cnn = ResNetConfig(hidden_sizes=[8, 16, 24], depths=[1, 1, 1], embedding_size=8, layer_type="basic")
+    AutoModel.from_config(cnn).save_pretrained(tmp_path / "cnn")
+    model = hgkd(world, [vits[0], str(tmp_path / "cnn")]).build_model()
+    assert [teacher.layers for teacher in model.teacher.teachers] == [(0,), (-1,)]
+    assert list(model.config.teacher_layers) == [0, -1]
 
 
 def test_config_names_all_and_loads_again(world, vits, tmp_path):

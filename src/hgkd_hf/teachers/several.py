@@ -24,27 +24,19 @@ class SeveralTeachers(nn.Module, ABC):
 
     Attributes:
         name_or_path, revision, image_size: of each teacher.
-        layers, teacher_input: which all have in common.
+        layers: at which they are read, each once: a ViT's default is not a CNN's.
+        teacher_input: which all have in common.
         hidden_sizes: channels of the maps of the first teacher, then of the second, and so on.
-
-    Raises:
-        ValueError: their layers differ.
     """
 
     def __init__(self, teachers: Sequence[FrozenTeacher]) -> None:
         super().__init__()
-        for teacher in teachers:
-            if tuple(teacher.layers) != tuple(teachers[0].layers):
-                raise ValueError(
-                    f"the teachers {teachers[0].name_or_path!r} and {teacher.name_or_path!r} have the layers "
-                    f"{tuple(teachers[0].layers)} and {tuple(teacher.layers)}, but all must have the same: give them "
-                    "(--teacher_layers)."
-                )
         self.teachers = nn.ModuleList(teachers)
         self.name_or_path = [teacher.name_or_path for teacher in teachers]
         self.revision = [teacher.revision for teacher in teachers]
         self.image_size = [teacher.image_size for teacher in teachers]
-        self.layers, self.teacher_input = teachers[0].layers, teachers[0].teacher_input
+        self.layers = tuple(dict.fromkeys(layer for teacher in teachers for layer in teacher.layers))
+        self.teacher_input = teachers[0].teacher_input
         self.hidden_sizes = tuple(size for teacher in teachers for size in teacher.hidden_sizes)
 
     def num_parameters(self) -> int:
