@@ -151,7 +151,8 @@ class Benchmark:
         column = {} if self.image_column is None else {"image_column": self.image_column}
         return {"dataset": self.dataset, **column}
 
-    def teacher_settings(self, row: str) -> dict[str, Any]:
+    @property
+    def teacher_settings(self) -> dict[str, Any]:
         """How the teacher is read: by default as the row's method does."""
         layers = {} if self.teacher_layers is None else {"teacher_layers": self.teacher_layers}
         return layers | {"teacher_dtype": "float32" if self.float32 else "bfloat16"}
@@ -252,14 +253,14 @@ class Benchmark:
             if self.teacher is None:
                 raise ValueError(f"row {row!r} needs a teacher: name one with --teacher.")
             where["teacher"] = self.teacher
-            settings |= self.teacher_settings(row)
+            settings |= self.teacher_settings
         summary = folder / "summary.json"
         if summary.is_file():
             check_same_settings(folder, settings if self.budget is None else settings | {"max_steps": None})
             return json.loads(summary.read_text())
         if row in CACHED:
             where = self.cached_images() | {"teacher_cache": self.cache()}
-            settings = {k: v for k, v in settings.items() if k not in self.teacher_settings(row)}
+            settings = {k: v for k, v in settings.items() if k not in self.teacher_settings}
         if (folder / "recipe.yaml").is_file():  # stopped before: resumed with the steps that fitted then
             settings["max_steps"] = yaml.safe_load((folder / "recipe.yaml").read_text())["max_steps"]
         elif self.budget is not None:
@@ -293,7 +294,7 @@ class Benchmark:
                 "teach.py",
                 folder,
                 teacher=self.teacher,
-                **self.teacher_settings("hgkd-cached"),
+                **self.teacher_settings,
                 **images,
                 views=math.ceil(self.preset.cached_images / rows),
                 image_size=self.preset.image_size,

@@ -84,7 +84,8 @@ def check_image_size(image_size: int | Sequence[int] | None, patch_size: int) ->
 def check_layers(layers: Sequence[int], depth: int, name: str) -> tuple[int, ...]:
     """The layers as a tuple of -1 and, where there are blocks, 0..depth."""
     layers = tuple(layers)
-    wrong = [layer for layer in layers if layer not in range(-1, depth + 1) or not (layer or depth)]
+    known = range(-1, depth + 1) if depth else (-1,)
+    wrong = [layer for layer in layers if layer not in known]
     if wrong or not layers:
         blocks = f", 1 to {depth} (blocks) or 0 (the mean of the upper half of them)" if depth else ""
         allowed = f"-1 (final output){blocks}"
