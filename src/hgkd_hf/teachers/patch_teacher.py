@@ -58,7 +58,7 @@ class PatchTeacher(FrozenTeacher):
         model: any transformers model around a ViT, e.g. `ViTModel`, `CLIPModel`, `ViTForImageClassification`.
         layers: -1 is the encoder's `last_hidden_state` (after the final norm, where the model has one); i in 1..L is
             the output of the i-th of its L blocks, before that norm; 0 is the mean of the outputs of the upper half
-            of them, each layer-normalised at every position, as data2vec's target is (arXiv 2202.03555, its training targets).
+            of them, each layer-normalised at every position, as data2vec's training targets are (arXiv 2202.03555).
             Hierarchical models (Swin, Hiera) only have -1. None stands for (0,), of these for (-1,), of a MAE's
             decoder for its middle block.
         image_size: pixels, int or (H, W), that the teacher works at; default: the model config's.
