@@ -140,11 +140,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--no_probe", action="store_true")
     parser.add_argument("--finetune", metavar="RECIPE", help="of `hgkd finetune`")
     parser.add_argument("--finetune_steps", type=int, help="default: the recipe's")
+    parser.add_argument("--finetune_size", type=int, nargs="+", help="height and width; default: the recipe's")
     parser.add_argument("--learning_rates", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3])
     parser.add_argument(
         "--rows", default=",".join(PRESET.rows), help=f"comma-separated, of random, {', '.join(PRETRAINED)}"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=PRESET.seeds)
+    parser.add_argument("--float32", action="store_true", help="for processors that are slow in bfloat16")
     parser.add_argument("--budget", type=float, default=90, help="seconds of process time of each pre-training")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/dense"))
     parser.add_argument("--json", type=Path)
@@ -163,6 +165,10 @@ def main(arguments: list[str] | None = None) -> int:
     finetune = {"recipe": args.finetune} if args.finetune else {}
     if args.finetune_steps:
         finetune["max_steps"] = args.finetune_steps
+    if args.finetune_size:
+        finetune["image_size"] = args.finetune_size
+    if args.float32:
+        finetune["bf16"] = False
     benchmark = DenseBenchmark(
         replace(PRESET, student=args.student, image_size=args.crop_size, crop_scale=tuple(args.crop_scale)),
         dataset=args.dataset,
@@ -173,6 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
         output_dir=args.output_dir / Path(args.dataset).name / f"{args.budget:g}s",
         budget=args.budget,
         image_column=args.image_column,
+        float32=args.float32,
         probe={} if args.no_probe else probe,
         finetune=finetune,
         learning_rates=tuple(args.learning_rates),
