@@ -132,7 +132,7 @@ def test_an_image_is_not_its_own_neighbour():
     features = Features(torch.tensor([[1.0, 0], [1, 0], [1, 0], [0, 1]]))
     figure = own_neighbours_figure(features, lambda row: torch.full((4, 4, 3), row / 4), queries=4, count=2)
     # Of each picture, the row of its image.
-    shown = [round(4 * float(axis.get_images()[0].get_array().max())) for axis in figure.axes]
+    shown = [round(4 * float(image.get_array().max())) for image in figure.axes[0].images]
     rows = [shown[start : start + 3] for start in range(0, 12, 3)]
     assert [row[0] for row in rows] == [0, 1, 2, 3]
     assert [sorted(row[1:]) for row in rows[:3]] == [[1, 2], [0, 2], [0, 1]]

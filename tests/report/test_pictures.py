@@ -9,9 +9,17 @@ from transformers import AutoModel
 from hgkd_hf import HGKDConfig, HGKDForPreTraining, SparseUNetConfig
 from hgkd_hf.evaluation import Features
 from hgkd_hf.students.features import has_feature_scales
-from hgkd_hf.visualize import features_figure, nearest, pca_colours, prediction_columns, prediction_figure, unnormalise
+from hgkd_hf.visualize import (
+    features_figure,
+    nearest,
+    neighbours_figure,
+    pca_colours,
+    prediction_columns,
+    prediction_figure,
+    unnormalise,
+)
 from hgkd_hf.visualize.figure import new_figure
-from hgkd_hf.visualize.pictures import HIDDEN_GREY
+from hgkd_hf.visualize.pictures import HIDDEN_GREY, OTHER, SAME
 
 pytest.importorskip("matplotlib", reason="needs the extra `demo`")
 
@@ -52,7 +60,8 @@ def test_prediction_columns(hgkd):
         "bool_masked_pos": masks,
         "labels": torch.zeros(2),
     }  # as datasets with labels give it
-    assert len(prediction_figure(hgkd, **batch).axes) == 10
+    (axis,) = prediction_figure(hgkd, **batch).axes
+    assert len(axis.images) == 10
 
 
 def test_pixels_filled_in_have_their_cells_brightness(encoder_config, monkeypatch):
@@ -80,11 +89,25 @@ def test_nearest_is_by_cosine():
 def test_feature_maps_of_a_stock_student(encoder_config, vit):
     pixels = torch.randn(2, 3, 64, 64)
     figure = features_figure(AutoModel.from_config(encoder_config), pixels, (0.5,) * 3, (0.5,) * 3)
-    assert [axis.get_title() for axis in figure.axes[:4]] == [
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == [
         "image", "8 channels, stride 4", "16 channels, stride 8", "32 channels, stride 16",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="no feature maps at several scales"):
         features_figure(vit, pixels, (0.5,) * 3, (0.5,) * 3)
+
+
+def test_frames_tell_the_classes_of_neighbours():
+    bank = Features(torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1]))
+    queries = Features(torch.tensor([[1.0, 0.1], [0.1, 1.0]]), torch.tensor([0, 0]))
+    pictures = [torch.full((4, 4, 3), value) for value in (0.0, 0.25, 0.5, 0.75)]
+    neighbours = nearest(bank, queries, 2)
+    (axis,) = neighbours_figure(bank, queries, dict(enumerate(pictures[:2])), pictures[2:], neighbours).axes
+    shown = {
+        tuple(int(side) for side in image.get_extent()[::3]): float(image.get_array().max()) for image in axis.images
+    }
+    assert shown == {(0, 0): 0.5, (1, 0): 0, (2, 0): 0.25, (0, 1): 0.75, (1, 1): 0.25, (2, 1): 0}
+    frames = {(int(line.get_xdata()[0]), int(line.get_ydata()[0])): line.get_color() for line in axis.lines}
+    assert frames == {(1, 0): SAME, (2, 0): OTHER, (1, 1): OTHER, (2, 1): SAME}
 
 
 def test_a_vision_transformer_has_no_such_maps(encoder_config, vit):

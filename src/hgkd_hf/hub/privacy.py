@@ -48,20 +48,24 @@ def public(value: Any, paths: Iterable[str] = ()) -> Any:
             flag that names a secret is hidden whatever it is.
         paths: paths known to occur in the strings; needed for those with spaces in them.
     """
+    known = [_text(path).rstrip("/\\") for path in paths if is_local_path(path)]
+    return _public(value, known, sorted(secrets(), key=len, reverse=True))
+
+
+def _public(value: Any, known: Sequence[str], secrets: Sequence[str]) -> Any:
     if isinstance(value, dict):
         return {
-            public(str(key), paths): HIDDEN if _is_secret(key, item) else public(item, paths)
+            _public(str(key), known, secrets): HIDDEN if _is_secret(key, item) else _public(item, known, secrets)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [public(item, paths) for item in value]
+        return [_public(item, known, secrets) for item in value]
     if value is None or isinstance(value, bool | int | float):
         return value
     text = _text(value)
-    for secret in sorted(secrets(), key=len, reverse=True):
+    for secret in secrets:
         text = text.replace(secret, HIDDEN)
     text = _LOGIN.sub(r"\1", _SECRET_VALUE.sub(rf"\1{HIDDEN}", _HUB_TOKEN.sub(HIDDEN, text)))
-    known = [_text(path).rstrip("/\\") for path in paths if is_local_path(path)]
     for path in sorted({*known, *([text] if os.path.exists(text) else [])}, key=len, reverse=True):
         text = text.replace(path, "~" if path.rstrip("/\\") == _home() else last_part(path)) if path else text
     text = _without_home(text)

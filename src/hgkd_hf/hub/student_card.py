@@ -146,7 +146,7 @@ class StudentCard:
         data = {item.name: getattr(self, item.name) for item in fields(self)}
         data = {name: asdict(value) if is_dataclass(value) else value for name, value in data.items()}
         data["teachers"] = [asdict(teacher) for teacher in self.teachers]
-        return {name: public(value, paths) for name, value in data.items() if value not in (None, "", [], {})}
+        return public({name: value for name, value in data.items() if value not in (None, "", [], {})}, paths)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> StudentCard:

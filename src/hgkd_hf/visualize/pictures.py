@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from ..methods.hgkd.modeling import HGKDForPreTraining
 
 HIDDEN_GREY = 0.75
+SAME, OTHER = "#2a9d4a", "#d1495b"  # frames of neighbours of the query's class, and of another
+GAP = 0.03  # around a picture, in sides of its square
 
 
 def pca_colours(reference: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
@@ -164,37 +167,51 @@ def neighbours_figure(
         query_images: of the queries, (H, W, 3) each.
         neighbours: rows of the bank, (queries, count), from `nearest`.
     """
-    rows, count = neighbours.shape
-    figure = new_figure(1.35 * (count + 1), 1.4 * rows + 0.3)
-    axes = figure.subplots(rows, count + 1, squeeze=False)
-    labelled = bank.labels is not None and queries.labels is not None
-    for row, query in enumerate(query_images):
-        _picture(axes[row, 0], query)
-        for column, index in enumerate(neighbours[row].tolist(), 1):
-            _picture(axes[row, column], bank_images[index])
-            if labelled:
-                same = bool(bank.labels[index] == queries.labels[row])
-                axes[row, column].set_axis_on()
-                axes[row, column].set(xticks=[], yticks=[])
-                axes[row, column].spines[:].set(color="#2a9d4a" if same else "#d1495b", linewidth=2.5)
-    axes[0, 0].set_title("image", fontsize=9)
-    axes[0, 1].set_title("most alike", fontsize=9)
-    return figure
+    pictures = [[query] for query in query_images]
+    for row, indices in zip(pictures, neighbours.tolist()):
+        row += [bank_images[index] for index in indices]
+    frames = {}
+    if bank.labels is not None and queries.labels is not None:
+        same = bank.labels[neighbours] == queries.labels[:, None]
+        frames = {(row, 1 + column): SAME if same[row, column] else OTHER for row, column in np.ndindex(*same.shape)}
+    return tiles_figure(pictures, ("image", "most alike"), 1.35, frames)
 
 
 def columns_figure(columns: Mapping[str, Tensor]) -> Figure:
     """Pictures in columns under their titles, a row an image; what has no colours is drawn as heat."""
-    rows = len(next(iter(columns.values())))
-    figure = new_figure(2 * len(columns), 2 * rows + 0.4)
-    axes = figure.subplots(rows, len(columns), squeeze=False)
-    for column, (name, pictures) in enumerate(columns.items()):
-        axes[0, column].set_title(name, fontsize=9)
-        for row, picture in enumerate(pictures):
-            limits = {"vmin": 0, "vmax": float(pictures.max()), "cmap": "magma"} if picture.dim() == 2 else {}
-            _picture(axes[row, column], picture, **limits)
+    return tiles_figure(list(zip(*columns.values())), list(columns), 2, heat_ends=[x.max() for x in columns.values()])
+
+
+def tiles_figure(
+    rows: Sequence[Sequence[Tensor]],
+    titles: Sequence[str],
+    inches: float,
+    frames: Mapping[tuple[int, int], str] | None = None,
+    heat_ends: Sequence[Tensor] | None = None,
+) -> Figure:
+    """Pictures of any size centred in squares of one axis: an axis of its own takes longer to draw than a picture.
+
+    Args:
+        rows: (h, w, 3) in [0, 1] each; (h, w) is drawn as heat.
+        titles: of the first columns.
+        inches: the side of a square.
+        frames: colours by (row, column).
+        heat_ends: what is brightest in each column of heat.
+    """
+    figure = new_figure(inches * len(rows[0]), inches * len(rows) + 0.3)
+    axis = figure.subplots()
+    for row, pictures in enumerate(rows):
+        for column, picture in enumerate(pictures):
+            heat = {"cmap": "magma", "vmin": 0, "vmax": float(heat_ends[column])} if picture.dim() == 2 else {}
+            down, right = (np.array(picture.shape[:2]) / max(picture.shape[:2]) * (0.5 - GAP)).tolist()
+            place = (column + 0.5 - right, column + 0.5 + right, row + 0.5 + down, row + 0.5 - down)
+            axis.imshow(picture.float().cpu().numpy(), interpolation="nearest", extent=place, **heat)
+    for (row, column), colour in (frames or {}).items():
+        (left, right), (top, bottom) = ((start + GAP, start + 1 - GAP) for start in (column, row))
+        outline = [left, right, right, left, left], [top, top, bottom, bottom, top]
+        axis.plot(*outline, color=colour, linewidth=2.5, solid_joinstyle="miter")
+    axis.set(xlim=(0, len(rows[0])), ylim=(len(rows), 0), yticks=[])
+    axis.set_xticks([column + 0.5 for column in range(len(titles))], titles, fontsize=9)
+    axis.tick_params(length=0, labeltop=True, labelbottom=False)
+    axis.spines[:].set_visible(False)
     return figure
-
-
-def _picture(axis, picture: Tensor, **limits) -> None:
-    axis.set_axis_off()
-    axis.imshow(picture.float().cpu().numpy(), interpolation="nearest", **limits)
