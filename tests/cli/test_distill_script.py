@@ -13,6 +13,9 @@ from datasets import load_dataset
 from PIL import Image
 from transformers import AutoModel, ViTConfig, ViTModel
 
+from hgkd_hf.cli.distill import main
+from hgkd_hf.cli.errors import run_script
+
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "training" / "distill.py"
 STUDENT = {"model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 32], "depths": [1, 1, 1]}
@@ -126,8 +129,7 @@ def test_run_from_folder_to_student(images, teacher_folder, tmp_path):
 def test_two_processes_equal_one(images, teacher_folder, tmp_path, mask_ratio):
     """Same samples, and within float error the same losses; BatchNorm statistics are shared, of whole images too."""
     common = {"teacher": teacher_folder, "max_steps": 5, "mask_ratio": mask_ratio}
-    one = launch(flags(images, tmp_path / "one", per_device_train_batch_size=8, **common))
-    assert one.returncode == 0, one.stderr[-3000:]
+    main(flags(images, tmp_path / "one", per_device_train_batch_size=8, **common))
     # On CPUs too, --multi_gpu is what makes `accelerate launch` start several processes.
     launcher = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no"
     two = launch(flags(images, tmp_path / "two", **common), *launcher.split(), "--main_process_port", "0")
@@ -162,10 +164,16 @@ def test_bad_input_is_one_sentence_before_work(settings, message, images, teache
     special["EMPTY"].mkdir()
     BertConfig(architectures=["BertModel"]).save_pretrained(special["TEXT"])
     settings = {name: special.get(value, value) for name, value in settings.items()}
-    result = launch(flags(images, tmp_path / "run", **{"teacher": teacher_folder, **settings}))
-    assert result.returncode != 0
-    last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ")
-    assert message in last
-    assert "Traceback" not in result.stderr
+    with pytest.raises(SystemExit) as ended:
+        run_script(main, flags(images, tmp_path / "run", **{"teacher": teacher_folder, **settings}))
+    assert ended.value.code.startswith("error: ")
+    assert message in ended.value.code
+    assert "\n" not in ended.value.code
     assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
+def test_the_process_ends_with_that_sentence(images, tmp_path):
+    result = launch(flags(images, tmp_path / "run", image_size=60, teacher=tmp_path / "nowhere"))
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in result.stderr
