@@ -5,10 +5,10 @@
     python benchmarks/dense.py ... --finetune finetune_camvid --learning_rates 3e-4 1e-3 3e-3
 
 Rows, budget, cache and resuming are those of `downstream.py`; pre-trainings see crops of about the scale at which the
-task sees the images (--crop_scale). Measured are the linear segmentation probe on the frozen maps of the encoder and,
-of the students that keep a decoder, on its map too; and with --finetune the task of that recipe, at the learning rate
-of the grid that is best for the row on the validation split, with the first seed. For boxes leave the probe out
-(--no_probe).
+task sees the images (--crop_scale). Measured are a linear probe of masks or of the insides of boxes (--probe
+linear-boxes) on the frozen maps of the encoder and, of the students that keep a decoder, on its map too; and with
+--finetune the task of that recipe, at the learning rate of the grid that is best for the row on the validation split,
+with the first seed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,11 @@ from downstream_table import markdown, summarise
 from launch import commit, launch_script
 from transformers import AutoModel
 
+from hgkd_hf.cli.evaluate import OF_MAPS
 from hgkd_hf.students.presets import student_encoder_config
 
 COLUMNS = {
-    "segmentation_miou": "probe, mIoU",
+    "probe_miou": "probe, mIoU",
     "decoder_miou": "probe with the decoder's map, mIoU",
     "finetuned_metric": "fine-tuned",
     "finetune_seconds": "fine-tuning [s]",
@@ -46,7 +47,7 @@ class DenseBenchmark(Benchmark):
     """`Benchmark` with the measures of dense tasks.
 
     Attributes:
-        probe: settings of `hgkd evaluate --protocols linear-segmentation`; empty: no probe.
+        probe: settings of `hgkd evaluate`, with one protocol of maps; empty: no probe.
         finetune: settings of `hgkd finetune`; empty: none.
         learning_rates: of which the best on `validation_split`, with `tuning_seed`, is taken for all seeds of a row.
     """
@@ -76,16 +77,17 @@ class DenseBenchmark(Benchmark):
         if row.endswith("-cached"):
             figures["teach_seconds"] = json.loads((self.cache() / "seconds.json").read_text())
         if self.probe:
-            figures["segmentation_miou"] = self._probed(student, f"probed/{row}-{seed}", seed)
+            figures["probe_miou"] = self._probed(student, f"probed/{row}-{seed}", seed)
             if row != "random" and PRETRAINED[row].get("decoder") == "truncated":
                 figures["decoder_miou"] = self._probed(student / "sparse_unet", f"probed/{row}-{seed}-decoder", seed)
         return figures
 
     def _probed(self, model: Path, name: str, seed: int) -> float:
         folder = self.output_dir / name
-        flags = self.images | self.probe | {"protocols": "linear-segmentation", "eval_split": self.eval_split}
+        flags = self.images | self.probe | {"eval_split": self.eval_split}
         launch_script("evaluate.py", folder, model=model, seed=seed, **flags)
-        return json.loads((folder / "results.json").read_text())["metrics"]["linear_segmentation_miou"]
+        metric = f"{self.probe['protocols'].replace('-', '_')}_miou"
+        return json.loads((folder / "results.json").read_text())["metrics"][metric]
 
     def fine_tuned(self, row: str) -> bool:
         """Random weights are, too: they are what the others have to beat."""
@@ -137,7 +139,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--class_names", nargs="+")
     parser.add_argument("--ignore_index", type=int, default=255)
     parser.add_argument("--image_size", type=int, nargs="+", default=[192, 256], help="of the probe: height and width")
-    parser.add_argument("--no_probe", action="store_true")
+    parser.add_argument("--probe", choices=(*OF_MAPS, "none"), default=OF_MAPS[0])
     parser.add_argument("--finetune", metavar="RECIPE", help="of `hgkd finetune`")
     parser.add_argument("--finetune_steps", type=int, help="default: the recipe's")
     parser.add_argument("--finetune_size", type=int, nargs="+", help="height and width; default: the recipe's")
@@ -159,7 +161,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
-    probe = {"image_size": args.image_size, "ignore_index": args.ignore_index}
+    probe = {"protocols": args.probe, "image_size": args.image_size, "ignore_index": args.ignore_index}
     if args.class_names:
         probe["class_names"] = args.class_names
     finetune = {"recipe": args.finetune} if args.finetune else {}
@@ -180,7 +182,7 @@ def main(arguments: list[str] | None = None) -> int:
         budget=args.budget,
         image_column=args.image_column,
         float32=args.float32,
-        probe={} if args.no_probe else probe,
+        probe={} if args.probe == "none" else probe,
         finetune=finetune,
         learning_rates=tuple(args.learning_rates),
         tuning_seed=args.seeds[0],

@@ -15,6 +15,7 @@ from hgkd_hf.methods.registry import METHODS
 from hgkd_hf.training.arguments import DistillationArguments
 from hgkd_hf.training.teaching import TeachSettings
 
+PROBED = ("linear_segmentation_miou", "linear_boxes_miou")
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "dense.py"
 KNOWN = {
     "teach.py": (TeachSettings,),
@@ -40,7 +41,7 @@ def launched(dense, monkeypatch):
         calls.append((script, settings))
         folder.mkdir(parents=True, exist_ok=True)
         miou = 0.45 if str(settings.get("model")).endswith("sparse_unet") else 0.4
-        (folder / "results.json").write_text(json.dumps({"metrics": {"linear_segmentation_miou": miou}}))
+        (folder / "results.json").write_text(json.dumps({"metrics": dict.fromkeys(PROBED, miou)}))
         on_validation = {3e-4: 0.30, 1e-3: 0.32, 3e-3: 0.31}.get(settings.get("learning_rate"))
         mean_iou = on_validation if settings.get("eval_split") == "validation" else 0.28
         summary = {"steps": 200, "process_seconds": 90.0, "train_seconds": 70.0, "metrics": {"mean_iou": mean_iou}}
@@ -76,8 +77,14 @@ def test_the_probe_with_and_without_decoder(dense, launched, tmp_path, capsys):
     assert all((p["class_names"], p["image_column"], p["seed"]) == (["road", "sky"], "photo", 0) for p in probes)
 
 
+def test_boxes_are_probed_too(dense, launched, tmp_path, capsys):
+    assert dense.main([*FLAGS, "--probe=linear-boxes", "--rows=random", f"--output_dir={tmp_path}"]) == 0
+    assert "| random | 40.0 |" in capsys.readouterr().out
+    assert [settings["protocols"] for _, settings in launched] == ["linear-boxes"]
+
+
 def test_the_learning_rate_is_chosen_on_validation_and_measured_on_test(dense, launched, tmp_path, capsys):
-    flags = [*FLAGS, "1", "--rows=random", "--no_probe", "--finetune=finetune_camvid", f"--output_dir={tmp_path}"]
+    flags = [*FLAGS, "1", "--rows=random", "--probe=none", "--finetune=finetune_camvid", f"--output_dir={tmp_path}"]
     assert dense.main(flags) == 0
     out = capsys.readouterr().out
     assert "| random | – | – | 28.0 ± 0.0 | 70 ± 0 | – |" in out

@@ -18,6 +18,7 @@ from hgkd_hf.evaluation.linear_segmentation import (
     extract_maps,
     fit_segmentation_probe,
 )
+from hgkd_hf.finetuning.segmentation_probe import BoxProbe
 from hgkd_hf.students.sparse_unet import SparseUNetConfig, SparseUNetModel
 
 IGNORED = -100
@@ -179,7 +180,7 @@ def test_the_command_writes_mean_and_classes(models, masks, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["knn"], "linear-segmentation needs masks, the other protocols labels: choose it alone"),
+        (["knn"], "linear-segmentation needs other annotations than the other protocols: choose it alone"),
         (["--class_names", "ground"], "hold values of no class"),
         (
             ["--image_column", "image", "--target_column", "masks"],
@@ -191,3 +192,46 @@ def test_the_command_writes_mean_and_classes(models, masks, tmp_path, capsys):
 def test_bad_input_is_one_sentence(models, masks, tmp_path, more, message):
     with pytest.raises(ValueError, match=message):
         evaluate(flags(models, masks, tmp_path, *more))
+
+
+@pytest.fixture
+def boxes(tmp_path):
+    """Grey pictures with a red and, inside of it, a green rectangle, and the boxes of both."""
+    from datasets import ClassLabel, Dataset, Features, Image, List, Value
+    from PIL import Image as PILImage
+
+    rows = {"image": [], "objects": []}
+    for index in range(6):
+        pixels = torch.full((60, 80, 3), 90, dtype=torch.uint8)
+        pixels[10:50, 20 + index : 70] = torch.tensor([220, 30, 30], dtype=torch.uint8)
+        pixels[20:40, 40:60] = torch.tensor([30, 220, 30], dtype=torch.uint8)
+        rows["image"].append(PILImage.fromarray(pixels.numpy()))
+        found = [[40.0, 20.0, 20.0, 20.0], [20.0 + index, 10.0, 50.0 - index, 40.0]]
+        rows["objects"].append({"bbox": found, "category": [1, 0]})
+    names = ClassLabel(names=["red", "green"])
+    features = Features({"image": Image(), "objects": {"bbox": List(List(Value("float32"))), "category": List(names)}})
+    folder = tmp_path / "boxes"
+    folder.mkdir()
+    for split in ("train", "test"):
+        Dataset.from_dict(rows, features=features).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+def test_insides_of_boxes_are_class_maps_with_the_smaller_box_on_top(models, boxes):
+    task = BoxProbe(model=str(models / "cnn"), dataset=str(boxes), image_size=[64, 96])
+    assert task.map_names == ("background", "red", "green")
+    labels = task.samples(task.source, False, 0, None)[2]["labels"]
+    expected = torch.zeros(60, 80, dtype=torch.int64)
+    expected[10:50, 22:70] = 1
+    expected[20:40, 40:60] = 2
+    assert torch.equal(labels, expected)
+
+
+def test_the_command_probes_boxes(models, boxes, tmp_path):
+    common = [f"--model={models / 'cnn'}", f"--dataset={boxes}", f"--output_dir={tmp_path / 'out'}"]
+    metrics = evaluate([*common, "--protocols=linear-boxes", "--image_size", "64", "96"])
+    names = ("miou", "iou_background", "iou_red", "iou_green")
+    assert set(metrics) == {f"linear_boxes_{name}" for name in names}
+    assert metrics["linear_boxes_miou"] > 0.6
+    with pytest.raises(ValueError, match="do not fit"):
+        evaluate([*common, "--protocols=linear-boxes", "--image_size", "64", "96", "--box_format=xyxy-normalised"])

@@ -1,4 +1,4 @@
-"""Evaluate a model's frozen features: kNN, linear and few-label probes, rank, similarity to a teacher, segmentation.
+"""Evaluate a model's frozen features: kNN, linear and few-label probes, rank, similarity to a teacher, places.
 
     hgkd evaluate --model runs/mine/student --dataset uoft-cs/cifar10 --eval_split test
     hgkd evaluate --model microsoft/resnet-50 --dataset path/to/images --protocols knn linear
@@ -6,6 +6,7 @@
     accelerate launch -m hgkd_hf.cli.evaluate --model runs/mine/student --dataset path/to/images
     hgkd evaluate --model runs/mine/student --dataset path/to/masks --protocols linear-segmentation \\
         --class_names road car --image_size 352 480
+    hgkd evaluate --model runs/mine/student --dataset path/to/boxes --protocols linear-boxes --image_size 256 320
 
 Any checkpoint of transformers that gives features of images, any labelled dataset. The output folder gets
 results.json, model-index.yaml (for the metadata of a model's README) and, for a dataset of the Hub, .eval_results/.
@@ -17,6 +18,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..finetuning.settings import BOX_FORMATS, BoxFormat
 from ..methods.base.command_settings import FrozenFeatures
 from ..methods.base.settings import setting
 from ..version import __version__
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from ..evaluation import ProtocolSettings
     from ..evaluation.linear_segmentation import SegmentationProbeSettings
 
-SEGMENTATION = "linear-segmentation"
+OF_MAPS = ("linear-segmentation", "linear-boxes")
 
 
 @dataclass(kw_only=True)
@@ -42,7 +44,7 @@ class EvaluationArguments(FrozenFeatures):
     query_samples: int | None = setting(None, "Use at most so many of --eval_split.", minimum=1)
 
     protocols: list[str] = setting(
-        [], "Some of knn, linear, low-shot, representation; default: all. Or linear-segmentation."
+        [], f"Some of knn, linear, low-shot, representation; default: all. Or {' or '.join(OF_MAPS)}."
     )
     image_size: list[int] = setting([224], "Pixels of the images: one side, or height and width.", minimum=1)
     crop_fraction: float = setting(1.0, "Share of the resized image that the crop keeps.", above=0, maximum=1)
@@ -54,12 +56,13 @@ class EvaluationArguments(FrozenFeatures):
     layers: list[int] = setting([], "Of a ViT, by its patch features one by one, as `hgkd distill --teacher_layers`.")
     teacher: str | None = setting(None, "ViT to compare with by CKA, as --teacher of `hgkd distill`.")
     teacher_layer: int = setting(-1, "Of the teacher's patch features.")
-    target_column: str | None = setting(None, "linear-segmentation: column of the masks.")
-    class_names: list[str] | None = setting(None, "linear-segmentation: names of the classes.")
+    target_column: str | None = setting(None, f"{', '.join(OF_MAPS)}: column of the masks or objects.")
+    class_names: list[str] | None = setting(None, f"{', '.join(OF_MAPS)}: names of the classes.")
     ignore_index: int = setting(255, "linear-segmentation: value of mask pixels that do not count.")
     mask_values: list[int] | None = setting(
         None, "linear-segmentation: pixel values of the classes, where not 0, 1, 2, ..."
     )
+    box_format: BoxFormat = setting("xywh", f"linear-boxes: of the stored boxes: {', '.join(BOX_FORMATS)}.")
     output_dir: Path = setting(Path("runs/evaluation"), "Where the results go.")
 
 
@@ -69,12 +72,14 @@ def main(arguments: list[str] | None = None) -> dict[str, float | None]:
     from ..hub.evaluation_results import write_evaluation
 
     measure = evaluate_images
-    if SEGMENTATION in args.protocols:
+    if of_maps := [protocol for protocol in args.protocols if protocol in OF_MAPS]:
         if len(args.protocols) > 1:
-            raise ValueError(f"{SEGMENTATION} needs masks, the other protocols labels: choose it alone (--protocols).")
+            raise ValueError(
+                f"{of_maps[0]} needs other annotations than the other protocols: choose it alone (--protocols)."
+            )
         if args.layers:
-            raise ValueError(f"{SEGMENTATION} reads a ViT's final output: leave --layers out.")
-        measure = evaluate_segmentation
+            raise ValueError(f"{of_maps[0]} reads a ViT's final output: leave --layers out.")
+        measure = evaluate_maps
     hush()
     accelerator = join_processes()
     metrics, protocols, settings, used = measure(args)
@@ -111,7 +116,7 @@ def evaluate_images(args: EvaluationArguments) -> tuple[dict, dict, ProtocolSett
     settings = ProtocolSettings(args.knn_k, args.knn_temperature, tuple(args.shots), args.draws, args.seed)
     wanted = args.protocols or PROTOCOLS
     if unknown := set(wanted) - set(PROTOCOLS):
-        known = ", ".join((*PROTOCOLS, SEGMENTATION))
+        known = ", ".join((*PROTOCOLS, *OF_MAPS))
         raise ValueError(f"there is no protocol {min(unknown)!r}: choose --protocols from {known}.")
     sources = (
         open_split(args, samples_field="bank_samples"),
@@ -147,17 +152,17 @@ def evaluate_images(args: EvaluationArguments) -> tuple[dict, dict, ProtocolSett
     return metrics, protocols, settings, (count(banks[0]), count(queries[0]))
 
 
-def evaluate_segmentation(args: EvaluationArguments) -> tuple[dict, dict, SegmentationProbeSettings, tuple[int, int]]:
+def evaluate_maps(args: EvaluationArguments) -> tuple[dict, dict, SegmentationProbeSettings, tuple[int, int]]:
     """Likewise of the linear probe on maps."""
     from ..evaluation.linear_segmentation import SegmentationProbeSettings
-    from ..finetuning.segmentation import SemanticSegmentation
-    from ..finetuning.segmentation_probe import probe_segmentation
+    from ..finetuning.segmentation_probe import BoxProbe, MaskProbe, probe_maps
 
-    known = {item.name for item in fields(SemanticSegmentation)}
+    kind = BoxProbe if args.protocols == ["linear-boxes"] else MaskProbe
+    known = {item.name for item in fields(kind)}
     shared = {name: value for name, value in vars(args).items() if name in known}
-    task = SemanticSegmentation(**shared, max_samples=args.bank_samples, max_eval_samples=args.query_samples)
+    task = kind(**shared, max_samples=args.bank_samples, max_eval_samples=args.query_samples)
     settings = SegmentationProbeSettings(seed=args.seed)
-    metrics, used = probe_segmentation(task, settings, min(args.batch_size, settings.batch_size), args.num_workers)
+    metrics, used = probe_maps(task, settings, min(args.batch_size, settings.batch_size), args.num_workers)
     how = f"linear probe on frozen maps, {settings.epochs} epochs, seed {settings.seed}"
     return metrics, dict.fromkeys(metrics, how), settings, used
 
