@@ -163,6 +163,11 @@ def images(args: argparse.Namespace, batch: int) -> torch.Tensor:
     return pixels.contiguous(memory_format=torch.channels_last)
 
 
+def mixed_precision(args: argparse.Namespace) -> torch.autocast:
+    """bfloat16 on a GPU; many CPUs only imitate it, ten times slower."""
+    return torch.autocast(args.device, torch.bfloat16, enabled=args.device == "cuda")
+
+
 def encoder_steps(args: argparse.Namespace, model: str, batch: int) -> dict[str, Callable[[], None]]:
     """Forward and backward of an encoder by each backend; new index tables in every step."""
     from sparse_encoder import encoder
@@ -171,7 +176,7 @@ def encoder_steps(args: argparse.Namespace, model: str, batch: int) -> dict[str,
 
     def step(backend: str) -> None:
         net.zero_grad()
-        with torch.autocast(args.device, torch.bfloat16):
+        with mixed_precision(args):
             if backend == "dense":
                 state = net(pixels).last_hidden_state
             else:
@@ -194,7 +199,7 @@ def whole_steps(
 
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2} if args.small else {}
     vit = ViTModel(ViTConfig(image_size=image_size(args), **size), add_pooling_layer=False)
-    teacher = PatchTeacher(vit.to(args.device, torch.bfloat16))
+    teacher = PatchTeacher(vit.to(args.device, torch.bfloat16 if args.device == "cuda" else torch.float32))
     if compile_with is not None:
         teacher.model.forward = compile_with(teacher.model.forward)
     pixels, (mask, _) = images(args, batch), masks(args, batch)
@@ -213,7 +218,7 @@ def whole_steps(
         optimizer = torch.optim.AdamW(distiller.parameters(), fused=True)
 
         def step() -> None:
-            with torch.autocast(args.device, torch.bfloat16):
+            with mixed_precision(args):
                 loss = distiller(pixels, mask).loss
             loss.backward()
             optimizer.step()
