@@ -8,7 +8,7 @@ quickstart: $(BIN)/ready
 	$(BIN)/python examples/quickstart.py $(ARGS)
 
 test: $(BIN)/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 # The tests that need timm and torchvision, in an environment of their own: torchvision's extension fits only the very
 # build of torch that it was made for, the package index's (`===`, with CUDA: 5.5 GB), and beside another one it stops
@@ -50,6 +50,6 @@ environment: $(BIN)/ready
 
 $(BIN)/ready: pyproject.toml constraints.txt overrides.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints.txt -e '.[dev]' uv
+	$(BIN)/pip install -q --no-compile -c constraints.txt -e '.[dev]' uv
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt --override overrides.txt gradio
 	touch $@
