@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import PreTrainedModel, RTDetrConfig, RTDetrForObjectDetection, RTDetrImageProcessorPil
+from transformers import PreTrainedModel, RTDetrConfig, RTDetrForObjectDetection, RTDetrImageProcessorPil, RTDetrModel
 from transformers.image_processing_utils import BaseImageProcessor
+from transformers.models.rt_detr.modeling_rt_detr import RTDetrMultiscaleDeformableAttention
 
 from ..data import ImageSource, match_classes
 from ..data.decode import CorruptImageError
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 NAMED_ROWS = 5  # rows that warnings name, in each process
 FINEST_STRIDE = 8
+PRIOR_SCORE = 0.01  # of a query before any training, whatever the number of classes: most queries hold no object
 # Of a box that a random crop cuts, so much must remain; less is often not recognisable any more.
 VISIBLE_SHARE = 0.3
 
@@ -74,9 +76,11 @@ class ObjectDetection(ObjectDetectionSettings, DenseTask):
                 decoder_ffn_dim=4 * width,
                 decoder_layers=self.decoder_layers,
                 num_queries=self.num_queries,
+                initializer_bias_prior_prob=PRIOR_SCORE,
                 **self.label_maps,
             )
         )
+        initialise_head(model)
         if self.has_weights:
             load_backbone_weights(self.encoder(model), self.model, self.model_revision)
         return model
@@ -207,6 +211,22 @@ class ObjectDetection(ObjectDetectionSettings, DenseTask):
         result = metric.compute(predictions=predictions, references=references)
         per_class = dict(zip(self.names, result.pop("per_class_ap")))
         return result | {f"ap_{name}": value for name, value in per_class.items()}
+
+
+@torch.no_grad()
+def initialise_head(model: RTDetrForObjectDetection) -> None:
+    """Give everything behind the backbone PyTorch's own initial weights, as RT-DETR's authors do.
+
+    transformers draws the scales of BatchNorm and all weights from N(0, 0.01), which only a checkpoint makes good:
+    from there hundreds of steps are spent on making the maps large enough to be read (docs/results.md, "Detection").
+    """
+    backbone = set(model.model.backbone.modules())
+    for module in model.modules():
+        if module not in backbone and isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+            module.reset_parameters()
+    for module in model.modules():  # on top, what is RT-DETR's own: priors of scores, offsets of sampling
+        if isinstance(module, RTDetrForObjectDetection | RTDetrModel | RTDetrMultiscaleDeformableAttention):
+            model._init_weights(module)
 
 
 def areas(boxes: Tensor) -> Tensor:
