@@ -99,6 +99,30 @@ def test_students_without_a_backbone_class_segment_and_detect_too(segmentation, 
         assert detection(regnet).build_model().eval()(torch.zeros(1, 3, 64, 96)).logits.shape == (1, 10, 2)
 
 
+def test_fresh_heads_do_not_shrink_their_maps(segmentation, detection, student_folder):
+    """transformers initialises RT-DETR for a checkpoint to be loaded over it: scales of BatchNorm from N(0, 0.01)."""
+    models = [segmentation(student_folder).build_model(), segmentation(student_folder / "sparse_unet").build_model()]
+    models += [detection(student_folder).build_model(), detection().build_model()]
+    for model in models:
+        scales = [module.weight for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        assert scales
+        assert all(bool((scale == 1).all()) for scale in scales), type(model).__name__
+
+
+def test_a_detectors_head_starts_as_its_authors_have_it(detection, student_folder):
+    detector = detection(student_folder).build_model()
+    expected = AutoModel.from_pretrained(student_folder).state_dict()
+    backbone = detector.model.backbone.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in backbone.items() if "num_batches" not in name)
+    output = detector(torch.randn(2, 3, 64, 96))
+    assert output.encoder_last_hidden_state[0].std() > 0.1
+    scores = torch.cat([output.logits.flatten(), output.enc_outputs_class.flatten()]).sigmoid()
+    assert 0.003 < scores.mean() < 0.03  # a hundredth, whatever the number of classes
+    (layer,) = detector.model.decoder.layers
+    assert layer.encoder_attn.sampling_offsets.bias.abs().max() == layer.encoder_attn.n_points  # a star of directions
+    assert (layer.encoder_attn.sampling_offsets.weight == 0).all()
+
+
 def test_masks_are_batched_with_padding_and_ignored_pixels(segmentation):
     task = segmentation(scale_range=[0.4, 0.6])
     dataset = task.training_data(seed=1)
