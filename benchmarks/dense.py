@@ -150,6 +150,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=PRESET.seeds)
     parser.add_argument("--float32", action="store_true", help="for processors that are slow in bfloat16")
     parser.add_argument("--budget", type=float, default=90, help="seconds of process time of each pre-training")
+    parser.add_argument("--pretraining_rate", type=float, default=PRESET.learning_rate, help="its learning rate")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/dense"))
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(arguments)
@@ -172,7 +173,13 @@ def main(arguments: list[str] | None = None) -> int:
     if args.float32:
         finetune["bf16"] = False
     benchmark = DenseBenchmark(
-        replace(PRESET, student=args.student, image_size=args.crop_size, crop_scale=tuple(args.crop_scale)),
+        replace(
+            PRESET,
+            student=args.student,
+            image_size=args.crop_size,
+            crop_scale=tuple(args.crop_scale),
+            learning_rate=args.pretraining_rate,
+        ),
         dataset=args.dataset,
         eval_split=args.eval_split,
         teacher=args.teacher,
