@@ -9,7 +9,7 @@ so with your own images, and with every student: transformers has no backbone cl
 from scenes import SIDE, arguments, fine_tune, write_scenes
 from transformers import AutoConfig, AutoModel, RTDetrConfig, RTDetrForObjectDetection
 
-from hgkd_hf.finetuning.detection import ObjectDetection
+from hgkd_hf.finetuning.detection import PRIOR_SCORE, ObjectDetection, initialise_head
 
 WIDTH = 128
 
@@ -30,9 +30,11 @@ def detector(student: str, labels: dict) -> RTDetrForObjectDetection:
         d_model=WIDTH,
         decoder_layers=3,
         num_queries=30,
+        initializer_bias_prior_prob=PRIOR_SCORE,
         **labels,
     )
     model = RTDetrForObjectDetection(config)
+    initialise_head(model)  # transformers' initial weights are for a checkpoint to be loaded over them
     model.model.backbone.model.load_state_dict(AutoModel.from_pretrained(student).state_dict())
     return model
 

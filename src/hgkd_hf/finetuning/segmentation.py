@@ -32,7 +32,7 @@ class SemanticSegmentation(SemanticSegmentationSettings, DenseTask):
 
     main_metric: ClassVar[str] = "mean_iou"
     default_target_column: ClassVar[str] = "mask"
-    layer_decay_of_trained: ClassVar[float] = 0.7  # docs/results.md, "Segmentation and detection"
+    layer_decay_of_trained: ClassVar[float] = 0.7  # docs/results.md, "Segmentation"
 
     def build_model(self) -> PreTrainedModel:
         """The student with its decoder kept for a `sparse_unet` checkpoint, UPerNet around any other CNN."""
