@@ -50,6 +50,6 @@ environment: $(BIN)/ready
 
 $(BIN)/ready: pyproject.toml constraints.txt overrides.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install -q --no-compile -c constraints.txt -e '.[dev]' uv
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev]' uv
 	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt --override overrides.txt gradio
 	touch $@
