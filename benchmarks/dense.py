@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from downstream import PRESETS, PRETRAINED, Benchmark, run
 from downstream_table import markdown, summarise
-from launch import commit, launch_script
+from launch import check_same_settings, commit, launch_script
 from transformers import AutoModel
 
 from hgkd_hf.cli.evaluate import OF_MAPS
@@ -57,6 +57,16 @@ class DenseBenchmark(Benchmark):
     learning_rates: tuple[float, ...] = ()
     validation_split: str = "validation"
     tuning_seed: int = 0
+
+    def settings(self, kind: str) -> dict[str, Any]:
+        """Frozen features do not depend on fine-tuning."""
+        found = super().settings(kind)
+        if kind == "frozen":
+            for name in ("finetune", "learning_rates", "validation_split", "tuning_seed"):
+                del found[name]
+        else:
+            del found["probe"]
+        return found
 
     def student(self, row: str, seed: int) -> Path:
         """The folder of the row's student; that of random weights is made here."""
@@ -106,7 +116,9 @@ class DenseBenchmark(Benchmark):
 
     def _tuned(self, row: str, rate: float) -> Path:
         folder = self.finetuned_folder(row, self.tuning_seed) / f"{rate:g}"
-        if not (folder / "summary.json").is_file():
+        if (folder / "summary.json").is_file():
+            check_same_settings(folder, self.finetune)
+        else:
             self._fine_tune(row, self.tuning_seed, rate, folder, self.validation_split)
         return folder
 

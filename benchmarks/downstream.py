@@ -21,14 +21,15 @@ import resource
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from cells import kept
 from downstream_table import curves, markdown, payback, summarise
 from launch import check_same_settings, commit, launch_script, steps_within
 from transformers import AutoModel
@@ -38,6 +39,7 @@ from hgkd_hf.evaluation import ProtocolSettings, best_device, image_set_features
 from hgkd_hf.students.presets import student_encoder_config
 
 CALIBRATION_STEPS = (10, 30)
+CHOICES = ("preset", "rows", "seeds", "fine_tunes", "output_dir")  # which cells there are, and where
 # What plain feature distillation is, and was our `mask_ratio 0` before targets were standardised.
 PLAIN = {
     "teacher_layers": [-1],
@@ -164,15 +166,13 @@ class Benchmark:
             if kind == "finetuned" and not self.fine_tuned(row):
                 continue
             file = self.output_dir / "cells" / f"{row}-{seed}-{kind}.json"
-            if not file.is_file():
-                print(f"{time.strftime('%H:%M:%S')} {row}, seed {seed}: {kind}", flush=True)
-                found = compute(row, seed)
-                file.parent.mkdir(parents=True, exist_ok=True)
-                unfinished = file.with_suffix(".unfinished")
-                unfinished.write_text(json.dumps(found, indent=2) + "\n")
-                unfinished.replace(file)
-            figures |= json.loads(file.read_text())
+            figures |= kept(file, self.settings(kind), partial(compute, row, seed))
         return figures
+
+    def settings(self, kind: str) -> dict[str, Any]:
+        """What the cells of a kind depend on beside row and seed."""
+        found = asdict(self) | asdict(self.preset)
+        return {name: value for name, value in found.items() if name not in CHOICES}
 
     def fine_tuned(self, row: str) -> bool:
         """Whether a row's students are fine-tuned; random weights that are, are the row `supervised`."""

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -96,6 +97,43 @@ def test_the_learning_rate_is_chosen_on_validation_and_measured_on_test(dense, l
     before = len(launched)
     assert dense.main(flags) == 0
     assert len(launched) == before  # finished cells are files
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            ["--pretraining_rate=4e-3"],
+            r"random-0-frozen.json was measured with learning_rate 0.001, not 0.004: move it",
+        ),
+        (["--probe=linear-boxes"], "random-0-frozen.json was measured with probe"),
+        (["--finetune_size", "128", "160"], "random-0-finetuned.json was measured with finetune"),
+        (["--learning_rates", "1e-3"], "random-0-finetuned.json was measured with learning_rates"),
+    ],
+)
+def test_figures_of_other_settings_are_not_taken(dense, launched, tmp_path, capsys, changed, message):
+    flags = [*FLAGS, "--rows=random", "--finetune=finetune_camvid", f"--output_dir={tmp_path}"]
+    assert dense.main(flags) == 0
+    assert dense.main([*flags, *changed]) == 1
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_fine_tuning_may_be_asked_for_later(dense, launched, tmp_path):
+    flags = [*FLAGS, "--rows=random", f"--output_dir={tmp_path}"]
+    assert dense.main(flags) == 0
+    assert dense.main([*flags, "--finetune=finetune_camvid"]) == 0
+    assert [script for script, _ in launched].count("evaluate.py") == 1
+
+
+def test_a_tuned_run_of_another_size_is_not_taken(dense, tmp_path):
+    run = tmp_path / "finetuned" / "random-0" / "0.001"
+    run.mkdir(parents=True)
+    (run / "summary.json").write_text("{}")
+    (run / "recipe.yaml").write_text("image_size: [192, 256]")
+    place = {"dataset": "x", "eval_split": "test", "teacher": None, "teacher_layers": None, "classifier": None}
+    benchmark = dense.DenseBenchmark(dense.PRESET, **place, output_dir=tmp_path, finetune={"image_size": [128, 160]})
+    with pytest.raises(ValueError, match=r"made with image_size \[192, 256\], but this benchmark wants \[128, 160\]"):
+        benchmark._tuned("random", 1e-3)
 
 
 def test_unknown_rows_are_named(dense, tmp_path, capsys):

@@ -109,7 +109,7 @@ def test_fresh_heads_do_not_shrink_their_maps(segmentation, detection, student_f
         assert all(bool((scale == 1).all()) for scale in scales), type(model).__name__
 
 
-def test_a_detectors_head_starts_as_its_authors_have_it(detection, student_folder):
+def test_a_detectors_head_starts_readable_and_unsure(detection, student_folder):
     detector = detection(student_folder).build_model()
     expected = AutoModel.from_pretrained(student_folder).state_dict()
     backbone = detector.model.backbone.model.state_dict()

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 NAMED_ROWS = 5  # rows that warnings name, in each process
 FINEST_STRIDE = 8
-PRIOR_SCORE = 0.01  # of a query before any training, whatever the number of classes: most queries hold no object
+PRIOR_SCORE = 0.01  # of every class before any training (arXiv 1708.02002, section 4.1): most queries hold no object
 # Of a box that a random crop cuts, so much must remain; less is often not recognisable any more.
 VISIBLE_SHARE = 0.3
 
@@ -215,10 +215,15 @@ class ObjectDetection(ObjectDetectionSettings, DenseTask):
 
 @torch.no_grad()
 def initialise_head(model: RTDetrForObjectDetection) -> None:
-    """Give everything behind the backbone PyTorch's own initial weights, as RT-DETR's authors do.
+    """Draw everything behind the backbone anew, from PyTorch's own initial distributions.
 
     transformers draws the scales of BatchNorm and all weights from N(0, 0.01), which only a checkpoint makes good:
     from there hundreds of steps are spent on making the maps large enough to be read (docs/results.md, "Detection").
+    What RT-DETR has of its own stays as transformers has it: `initializer_bias_prior_prob`, last layers of boxes that
+    are zero, and the offsets of sampling (Deformable DETR, arXiv 2010.04159).
+
+    Args:
+        model: changed in place; its backbone keeps its weights.
     """
     backbone = set(model.model.backbone.modules())
     for module in model.modules():

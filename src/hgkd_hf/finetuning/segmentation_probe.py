@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -29,7 +29,7 @@ from .segmentation import SemanticSegmentation
 class MaskProbe(SemanticSegmentation):
     """The classes of a dataset's masks."""
 
-    metric = "linear_segmentation"
+    metric: ClassVar[str] = "linear_segmentation"
 
     @property
     def map_names(self) -> tuple[str, ...]:
@@ -41,7 +41,7 @@ class MaskProbe(SemanticSegmentation):
 class BoxProbe(ObjectDetection):
     """The insides of a dataset's boxes as class maps; where boxes overlap, that of the smaller one."""
 
-    metric = "linear_boxes"
+    metric: ClassVar[str] = "linear_boxes"
 
     def check(self) -> None:
         """Without what a detector needs: none is trained."""
@@ -53,7 +53,12 @@ class BoxProbe(ObjectDetection):
         return ("background", *self.names)
 
     def eval_sample(self, target: tuple[Tensor, Tensor], image: Image.Image) -> dict[str, Any]:
-        """`labels` int64 of the image's size: 0 outside, 1 more than the class inside."""
+        """`labels` (H, W) int64 of the image's size: 0 outside, 1 more than the class inside.
+
+        Args:
+            target: boxes (N, 4) x1, y1, x2, y2 in pixels of the image, and classes (N,) int64.
+            image: the upright image.
+        """
         boxes, classes = target
         labels = torch.zeros(image.height, image.width, dtype=torch.int64)
         for index in areas(boxes).argsort(descending=True).tolist():

@@ -52,18 +52,18 @@ def public(value: Any, paths: Iterable[str] = ()) -> Any:
     return _public(value, known, sorted(secrets(), key=len, reverse=True))
 
 
-def _public(value: Any, known: Sequence[str], secrets: Sequence[str]) -> Any:
+def _public(value: Any, known: Sequence[str], hidden: Sequence[str]) -> Any:
     if isinstance(value, dict):
         return {
-            _public(str(key), known, secrets): HIDDEN if _is_secret(key, item) else _public(item, known, secrets)
+            _public(str(key), known, hidden): HIDDEN if _is_secret(key, item) else _public(item, known, hidden)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_public(item, known, secrets) for item in value]
+        return [_public(item, known, hidden) for item in value]
     if value is None or isinstance(value, bool | int | float):
         return value
     text = _text(value)
-    for secret in secrets:
+    for secret in hidden:
         text = text.replace(secret, HIDDEN)
     text = _LOGIN.sub(r"\1", _SECRET_VALUE.sub(rf"\1{HIDDEN}", _HUB_TOKEN.sub(HIDDEN, text)))
     for path in sorted({*known, *([text] if os.path.exists(text) else [])}, key=len, reverse=True):
