@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from hgkd_hf.cli.main import main
-from hgkd_hf.cli.recipe import recipe_file
+from hgkd_hf.cli.recipe import read_recipe, recipe_file
 from hgkd_hf.deployment import export_onnx, export_program
 from hgkd_hf.hub import student_image_processor
 from hgkd_hf.methods.base.method import Method
@@ -164,8 +164,14 @@ def command_in(words: list[str]) -> tuple[str, list[str]] | None:
 
 
 def choice_in(given: list[str]) -> list[str]:
-    """The flag that decides which other flags there are."""
-    return [f"{key}={given[given.index(key) + 1]}" for key in ("--method", "--task") if key in given]
+    """The flag that decides which other flags there are, given or by a recipe."""
+    chosen = {}
+    for flag, value in pairwise(given):
+        if flag == "--recipe" and value != "...":
+            chosen |= read_recipe(value)
+        elif flag in ("--method", "--task"):
+            chosen[flag.removeprefix("--")] = value
+    return [f"--{name}={chosen[name]}" for name in ("method", "task") if name in chosen]
 
 
 def help_of_command(name: str, *choice: str) -> str:
