@@ -9,11 +9,13 @@ import importlib
 import importlib.util
 import io
 import re
+import runpy
 import shlex
 import subprocess
 import sys
 from contextlib import redirect_stdout
 from dataclasses import fields
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -174,27 +176,27 @@ def choice_in(given: list[str]) -> list[str]:
     return [f"--{name}={chosen[name]}" for name in ("method", "task") if name in chosen]
 
 
+@cache
 def help_of_command(name: str, *choice: str) -> str:
     """All flags of a command, those of `TrainingArguments` included."""
-    if (name, *choice) not in HELP:
-        shown = io.StringIO()
-        trains = name in ("distill", "finetune", "pretrain-teacher")
-        with redirect_stdout(shown), pytest.raises(SystemExit):
-            main([name, *choice, "--help_all" if trains else "--help"])
-        HELP[name, *choice] = shown.getvalue()
-    return HELP[name, *choice]
+    shown = io.StringIO()
+    trains = name in ("distill", "finetune", "pretrain-teacher")
+    with redirect_stdout(shown), pytest.raises(SystemExit):
+        main([name, *choice, "--help_all" if trains else "--help"])
+    return shown.getvalue()
 
 
-HELP: dict[tuple, str] = {}
-
-
-def help_of(script: Path, *arguments: str) -> str:
-    if (script, *arguments) not in HELP:
-        command = [sys.executable, str(script), *arguments, "--help"]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert result.returncode == 0, result.stderr[-500:]
-        HELP[script, *arguments] = result.stdout
-    return HELP[script, *arguments]
+@cache
+def help_of(script: Path) -> str:
+    """All flags of a script, run here: a process of its own would import everything anew."""
+    shown = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(shown):
+        patch.setattr(sys, "argv", [str(script), "--help"])
+        patch.syspath_prepend(script.parent)
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(script), run_name="__main__")
+    assert not ended.value.code
+    return shown.getvalue()
 
 
 def test_links_lead_somewhere():
